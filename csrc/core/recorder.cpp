@@ -1,0 +1,182 @@
+#include "core/recorder.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <string>
+
+#include "core/clock.h"
+
+namespace wanhook {
+namespace {
+
+const ClockReading library_loaded = read_clocks();
+
+// From the moment this library was loaded to now; both readings are a few ten ns wide.
+double estimate_tick_period() noexcept {
+  const ClockReading now = read_clocks();
+  const auto ticks = static_cast<double>(now.tick - library_loaded.tick);
+  return ticks > 0 ? static_cast<double>(now.monotonic - library_loaded.monotonic) / ticks : 0;
+}
+
+GateRecord make_gate_record(bool open) noexcept {
+  GateRecord record{};
+  record.kind = static_cast<uint8_t>(Kind::kGate);
+  record.open = open ? 1 : 0;
+  record.tick = tick_now();
+  return record;
+}
+
+bool write_string(Recording* recording, uint32_t id, std::string_view text) noexcept {
+  StringRecord record{};
+  record.kind = static_cast<uint8_t>(Kind::kString);
+  record.id = id;
+  record.text_bytes = static_cast<uint32_t>(text.size());
+  return recording->append_cold(record, text);
+}
+
+}  // namespace
+
+Recorder& Recorder::get() noexcept {
+  static auto* recorder = new Recorder();
+  return *recorder;
+}
+
+Recorder::Recorder() {
+  pthread_atfork(nullptr, nullptr, [] { close_gate_in_child(); });
+}
+
+void Recorder::close_gate_in_child() noexcept {
+  Recorder& recorder = get();
+  recorder.forked_child_.store(true, std::memory_order_relaxed);
+  recorder.active_.store(nullptr, std::memory_order_relaxed);
+  recorder.current_.store(nullptr, std::memory_order_relaxed);
+  thread_state.recording = nullptr;
+  thread_state.writer.bind(nullptr);
+}
+
+GateResult Recorder::start(RecordingOptions options, int* error) {
+  *error = 0;
+  if (in_forked_child()) return GateResult::kForkedChild;
+  std::lock_guard<std::mutex> lock(gate_mutex_);
+  if (current() != nullptr) return GateResult::kAlreadyRecording;
+  options.life = next_life_;
+  options.tick_period = estimate_tick_period();
+  Recording* recording = Recording::create(options, error);
+  if (recording == nullptr) return GateResult::kOk;
+  ++next_life_;
+  unfinished_.push_back({recording, false, FileState::kRecording, 0});
+  {
+    // Under one lock with intern(): each name is either written here or by the intern() that adds it.
+    std::lock_guard<std::mutex> names_lock(names_mutex_);
+    strings_written_ = 0;
+    groups_written_ = 0;
+    while (!write_names(recording) && recording->maintain() && recording->file().ready() > 0) continue;
+    current_.store(recording, std::memory_order_release);
+  }
+  active_.store(recording, std::memory_order_release);
+  wake_resolver();
+  return GateResult::kOk;
+}
+
+GateResult Recorder::pause() noexcept {
+  if (in_forked_child()) return GateResult::kForkedChild;
+  std::lock_guard<std::mutex> lock(gate_mutex_);
+  if (current() == nullptr) return GateResult::kNotRecording;
+  if (active_.exchange(nullptr, std::memory_order_acq_rel) != nullptr) current()->append_cold(make_gate_record(false));
+  return GateResult::kOk;
+}
+
+GateResult Recorder::resume() noexcept {
+  if (in_forked_child()) return GateResult::kForkedChild;
+  std::lock_guard<std::mutex> lock(gate_mutex_);
+  Recording* recording = current();
+  if (recording == nullptr) return GateResult::kNotRecording;
+  if (active() == nullptr) {
+    recording->append_cold(make_gate_record(true));
+    active_.store(recording, std::memory_order_release);
+  }
+  return GateResult::kOk;
+}
+
+GateResult Recorder::stop(FileState state, uint32_t error, Recording* expected) noexcept {
+  if (in_forked_child()) return GateResult::kForkedChild;
+  std::lock_guard<std::mutex> lock(gate_mutex_);
+  Recording* recording = current();
+  if (recording == nullptr || (expected != nullptr && recording != expected)) return GateResult::kNotRecording;
+  active_.store(nullptr, std::memory_order_release);
+  {
+    std::lock_guard<std::mutex> names_lock(names_mutex_);
+    current_.store(nullptr, std::memory_order_release);
+  }
+  for (Unfinished& each : unfinished_) {
+    if (each.recording == recording) each = {recording, true, state, error};
+  }
+  wake_resolver();
+  return GateResult::kOk;
+}
+
+uint32_t Recorder::intern(std::string_view text) noexcept {
+  if (in_forked_child()) return 0;
+  std::lock_guard<std::mutex> lock(names_mutex_);
+  bool added = false;
+  const uint32_t id = strings_.intern(text, &added);
+  Recording* recording = current();
+  if (added && recording != nullptr) write_names(recording);
+  return id;
+}
+
+uint16_t Recorder::define_group(GroupInfo group) noexcept {
+  if (in_forked_child()) return 0;
+  std::lock_guard<std::mutex> lock(names_mutex_);
+  if (groups_.size() >= UINT16_MAX) return 0;
+  groups_.push_back(std::move(group));
+  const auto index = static_cast<uint16_t>(groups_.size());
+  Recording* recording = current();
+  if (recording != nullptr) write_names(recording);
+  return index;
+}
+
+bool Recorder::write_names(Recording* recording) noexcept {
+  for (; strings_written_ < strings_.size(); ++strings_written_) {
+    const uint32_t id = strings_written_ + 1;
+    if (!write_string(recording, id, strings_.text(id))) return false;
+  }
+  for (; groups_written_ < groups_.size(); ++groups_written_) {
+    if (!write_group(recording, static_cast<uint16_t>(groups_written_ + 1), groups_[groups_written_])) return false;
+  }
+  return true;
+}
+
+void Recorder::write_missing_names(Recording* recording) noexcept {
+  std::lock_guard<std::mutex> lock(names_mutex_);
+  if (recording == current()) write_names(recording);
+}
+
+bool Recorder::write_group(Recording* recording, uint16_t index, const GroupInfo& group) noexcept {
+  const std::string_view members(reinterpret_cast<const char*>(group.members.data()),
+                                 std::min(group.members.size() * sizeof(uint32_t), kMaxTextBytes));
+  GroupRecord record{};
+  record.kind = static_cast<uint8_t>(Kind::kGroup);
+  record.group = index;
+  record.name = group.name;
+  record.backend = group.backend;
+  record.rank = group.rank;
+  record.size = group.size;
+  record.text_bytes = static_cast<uint32_t>(members.size());
+  return recording->append_cold(record, members);
+}
+
+std::vector<Recorder::Unfinished> Recorder::unfinished() {
+  std::lock_guard<std::mutex> lock(gate_mutex_);
+  return unfinished_;
+}
+
+void Recorder::forget(Recording* recording) noexcept {
+  std::lock_guard<std::mutex> lock(gate_mutex_);
+  unfinished_.erase(std::remove_if(unfinished_.begin(), unfinished_.end(),
+                                   [&](const Unfinished& each) { return each.recording == recording; }),
+                    unfinished_.end());
+}
+
+}  // namespace wanhook

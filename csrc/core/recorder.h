@@ -1,0 +1,89 @@
+// The process's one recorder: the gate that every hook asks, the names and groups that all recordings share, and the
+// recordings that are not finished yet.
+//
+// It lives in leaked memory, so hooks may ask it at any time, also while static destructors run. In a forked child the
+// gate is closed for good and every function returns at once without touching a lock that the parent may have held.
+#pragma once
+
+#include <atomic>
+#include <mutex>
+#include <string_view>
+#include <vector>
+
+#include "core/recording.h"
+#include "core/string_table.h"
+#include "core/wake_up.h"
+
+namespace wanhook {
+
+struct GroupInfo {
+  uint32_t name = 0;     // string ids
+  uint32_t backend = 0;
+  int32_t rank = -1;
+  int32_t size = 0;
+  std::vector<uint32_t> members;  // global ranks, empty when unknown
+};
+
+enum class GateResult { kOk, kNotRecording, kAlreadyRecording, kForkedChild };
+
+class Recorder {
+ public:
+  static Recorder& get() noexcept;
+
+  // Null while nothing is recorded: off, paused, or a forked child.
+  Recording* active() const noexcept { return active_.load(std::memory_order_acquire); }
+  // The recording that was started and not stopped, paused or not.
+  Recording* current() const noexcept { return current_.load(std::memory_order_acquire); }
+  bool in_forked_child() const noexcept { return forked_child_.load(std::memory_order_relaxed); }
+
+  // `error` is an errno value when the file could not be made.
+  GateResult start(RecordingOptions options, int* error);
+  GateResult pause() noexcept;
+  GateResult resume() noexcept;
+  // Closes the gate and hands the recording to the resolver, which finishes it once the last GPU spans are known.
+  // `expected`: only if that is still the current one (an end found by the resolver); null for any.
+  GateResult stop(FileState state, uint32_t error, Recording* expected = nullptr) noexcept;
+
+  // String id; 0 in a forked child, or when there are too many names.
+  uint32_t intern(std::string_view text) noexcept;
+  // Group index for collectives; 0 when there are too many groups.
+  uint16_t define_group(GroupInfo group) noexcept;
+
+  // Never blocks; safe from every hook.
+  void wake_resolver() noexcept { resolver_wake_.wake(); }
+  WakeUp& resolver_wake() noexcept { return resolver_wake_; }
+
+  struct Unfinished {
+    Recording* recording;
+    bool stopped;      // the gate is closed for good, finish when no span is pending
+    FileState state;
+    uint32_t error;
+  };
+  std::vector<Unfinished> unfinished();
+  // Writes names that found no room when they were new. The resolver's part.
+  void write_missing_names(Recording* recording) noexcept;
+  void forget(Recording* recording) noexcept;
+
+ private:
+  Recorder();
+  static void close_gate_in_child() noexcept;
+  bool write_names(Recording* recording) noexcept;
+  static bool write_group(Recording* recording, uint16_t index, const GroupInfo& group) noexcept;
+
+  std::atomic<Recording*> active_{nullptr};
+  std::atomic<Recording*> current_{nullptr};
+  std::atomic<bool> forked_child_{false};
+  WakeUp resolver_wake_;
+
+  std::mutex gate_mutex_;  // start, pause, resume, stop; taken before names_mutex_
+  uint32_t next_life_ = 0;
+  std::vector<Unfinished> unfinished_;
+
+  std::mutex names_mutex_;
+  StringTable strings_;
+  std::vector<GroupInfo> groups_;
+  uint32_t strings_written_ = 0;  // into the current recording
+  size_t groups_written_ = 0;
+};
+
+}  // namespace wanhook

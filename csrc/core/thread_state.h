@@ -1,0 +1,26 @@
+// What wanhook keeps for each thread: its chunk, and what it is doing right now.
+#pragma once
+
+#include <cstdint>
+
+#include "core/chunk_writer.h"
+
+namespace wanhook {
+
+class Recording;
+
+struct ThreadState {
+  Recording* recording;  // the one that `writer` writes into
+  ChunkWriter writer;
+  uint32_t thread;       // index of this thread, 0 until its first record
+  bool ended;            // the thread's destructors have run: nothing more is recorded from it
+
+  uint32_t scope;        // innermost open scope, 0 for none
+  uint16_t role;         // string id that tags collectives, 0 for none
+  uint32_t coalesced;    // number of the coalesced group being built, 0 for none
+};
+
+// __thread, not thread_local: the type is trivial, and the compiler then needs no initialisation guard on each access.
+extern __thread ThreadState thread_state;
+
+}  // namespace wanhook
