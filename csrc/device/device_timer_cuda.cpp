@@ -1,0 +1,173 @@
+#include "device/device_timer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/clock.h"
+#include "core/recording.h"
+
+namespace wanhook {
+namespace {
+
+constexpr int64_t kAnchorPeriod = 1'000'000'000;
+constexpr uint32_t kDenseAnchors = 5;              // in the first rounds, so that short runs have good anchors too
+constexpr int64_t kLongestAnchorSpin = 100'000;    // ns; a stream of our own is reached within ~16 µs also under load
+constexpr uint32_t kReadyPairs = 512;
+
+int64_t elapsed_ns(cudaEvent_t from, cudaEvent_t to, cudaError_t* error) noexcept {
+  float milliseconds = 0;
+  *error = cudaEventElapsedTime(&milliseconds, from, to);
+  return std::llround(static_cast<double>(milliseconds) * 1e6);
+}
+
+}  // namespace
+
+void DeviceTimer::fail() noexcept {
+  cudaGetLastError();  // the failed call was ours; the host program must not find its error
+  failed_.store(true, std::memory_order_relaxed);
+}
+
+void DeviceTimer::submit(uint32_t index) noexcept {
+  uint32_t head = submitted_.load(std::memory_order_relaxed);
+  do {
+    pool_.pair(index).next.store(head, std::memory_order_relaxed);
+  } while (!submitted_.compare_exchange_weak(head, index + 1, std::memory_order_release, std::memory_order_relaxed));
+}
+
+bool DeviceTimer::enter() noexcept {
+  if (failed() || cudaSetDevice(device_) != cudaSuccess) return false;
+  if (anchor_stream_ != nullptr) return true;
+  int least = 0;
+  int greatest = 0;
+  const bool made = cudaDeviceGetStreamPriorityRange(&least, &greatest) == cudaSuccess &&
+                    cudaStreamCreateWithPriority(&anchor_stream_, cudaStreamNonBlocking, greatest) == cudaSuccess &&
+                    cudaEventCreate(&reference_.event) == cudaSuccess &&
+                    cudaEventCreate(&spare_reference_) == cudaSuccess;
+  if (!made) fail();
+  return made;
+}
+
+void DeviceTimer::collect() noexcept {
+  uint32_t head = submitted_.exchange(0, std::memory_order_acquire);
+  uint32_t oldest = 0;  // the list is newest first: turn it round
+  while (head != 0) {
+    const uint32_t next = pool_.pair(head - 1).next.load(std::memory_order_relaxed);
+    pool_.pair(head - 1).next.store(oldest, std::memory_order_relaxed);
+    oldest = head;
+    head = next;
+  }
+  for (; oldest != 0; oldest = pool_.pair(oldest - 1).next.load(std::memory_order_relaxed)) {
+    pending_[pool_.pair(oldest - 1).stream].push_back(oldest - 1);
+  }
+}
+
+bool DeviceTimer::make_reference(uint64_t* tick, uint64_t* tick_after) noexcept {
+  *tick = tick_now();
+  const int64_t began = read_clock(CLOCK_MONOTONIC);
+  if (cudaEventRecord(spare_reference_, anchor_stream_) != cudaSuccess) return false;
+  cudaError_t state = cudaErrorNotReady;
+  while ((state = cudaEventQuery(spare_reference_)) == cudaErrorNotReady) {
+    if (read_clock(CLOCK_MONOTONIC) - began > kLongestAnchorSpin) return false;
+  }
+  *tick_after = tick_now();
+  if (state != cudaSuccess) return false;
+  cudaError_t error = cudaSuccess;
+  const int64_t step = anchors_ == 0 ? 0 : elapsed_ns(reference_.event, spare_reference_, &error);
+  if (error != cudaSuccess) return false;
+  std::swap(reference_.event, spare_reference_);
+  reference_.gpu_ns += step;
+  reference_.number = anchors_++;
+  return true;
+}
+
+void DeviceTimer::write_anchor(const std::vector<Recording*>& recordings) noexcept {
+  if (!enter()) return;
+  uint64_t tick = 0;
+  uint64_t tick_after = 0;
+  if (!make_reference(&tick, &tick_after)) return;
+  ClockAnchorRecord record{};
+  record.kind = static_cast<uint8_t>(Kind::kClockAnchor);
+  record.flags = kAnchorGpu;
+  record.device = static_cast<int8_t>(device_);
+  record.reference = reference_.number;
+  record.tick = tick;
+  record.tick_after = tick_after;
+  record.gpu = reference_.gpu_ns;
+  for (Recording* recording : recordings) recording->append_cold(record);
+}
+
+size_t DeviceTimer::finished_prefix(const std::deque<uint32_t>& queue) noexcept {
+  if (queue.empty() || !finished(queue.front())) return 0;
+  if (finished(queue.back())) return queue.size();
+  // Pairs of one stream finish in order: search for the border, a query costs more than a microsecond.
+  size_t done = 1;
+  size_t open = queue.size() - 1;
+  while (done < open) {
+    const size_t middle = done + (open - done) / 2;
+    if (finished(queue[middle])) {
+      done = middle + 1;
+    } else {
+      open = middle;
+    }
+  }
+  return done;
+}
+
+bool DeviceTimer::write_span(EventPair& pair) noexcept {
+  cudaError_t error = cudaSuccess;
+  const int64_t offset = elapsed_ns(reference_.event, pair.begin, &error);
+  const int64_t length = error == cudaSuccess ? elapsed_ns(pair.begin, pair.end, &error) : 0;
+  if (error != cudaSuccess) return false;
+  GpuSpanRecord record{};
+  record.kind = static_cast<uint8_t>(Kind::kGpuSpan);
+  record.owner_type = static_cast<uint8_t>(pair.owner_type);
+  record.device = pair.device;
+  record.owner = pair.owner;
+  record.begin = reference_.gpu_ns + offset;
+  record.end = record.begin + length;
+  record.stream = reinterpret_cast<uint64_t>(pair.stream);
+  record.reference = reference_.number;
+  pair.recording->append_resolved(record);
+  return true;
+}
+
+// After a failure nothing more can be learnt from the events: let the recordings end.
+void DeviceTimer::drop_pending() noexcept {
+  for (auto& [stream, queue] : pending_) {
+    for (const uint32_t index : queue) {
+      pool_.pair(index).recording->file().add_dropped(1);
+      pool_.pair(index).recording->span_closed();
+    }
+    queue.clear();
+  }
+}
+
+bool DeviceTimer::resolve(const std::vector<Recording*>& recordings) noexcept {
+  collect();
+  if (!enter()) {
+    drop_pending();
+    return false;
+  }
+  const int64_t now = read_clock(CLOCK_MONOTONIC);
+  if (now >= next_anchor_ || anchors_ < kDenseAnchors) {
+    write_anchor(recordings);
+    next_anchor_ = now + kAnchorPeriod;
+  }
+  if (anchors_ == 0) return true;
+  pool_.refill(kReadyPairs);
+  bool pending = false;
+  for (auto& [stream, queue] : pending_) {
+    size_t done = finished_prefix(queue);
+    // Two threads that share a stream may submit in another order than they recorded: then the rest waits.
+    for (; done > 0 && write_span(pool_.pair(queue.front())); --done) {
+      pool_.pair(queue.front()).recording->span_closed();
+      pool_.put_back(queue.front());
+      queue.pop_front();
+    }
+    pending = pending || !queue.empty();
+  }
+  if (cudaPeekAtLastError() != cudaSuccess && cudaGetLastError() != cudaErrorNotReady) fail();
+  return pending;
+}
+
+}  // namespace wanhook

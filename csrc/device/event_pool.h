@@ -1,0 +1,57 @@
+// Pairs of CUDA timing events, reused for the life of the process.
+//
+// take() and put_back() are lock-free and callable from any thread: a Treiber stack of indices with a tag against ABA.
+// take() creates a pair (a few µs) when the stack is empty; the resolver refills it ahead of need.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <atomic>
+#include <cstdint>
+
+#include "core/record.h"
+
+namespace wanhook {
+
+class Recording;
+
+struct EventPair {
+  cudaEvent_t begin = nullptr;
+  cudaEvent_t end = nullptr;
+  cudaStream_t stream = nullptr;
+  Recording* recording = nullptr;
+  uint32_t owner = 0;
+  SpanOwner owner_type = SpanOwner::kScope;
+  int8_t device = -1;
+  std::atomic<uint32_t> next{0};  // index + 1 of the next one in a list
+};
+
+class EventPool {
+ public:
+  static constexpr uint32_t kBlockPairs = 256;
+  static constexpr uint32_t kMaxBlocks = 1024;
+
+  explicit EventPool(int device) : device_(device) {}
+
+  // Index of a pair, or kNone. The device must be current.
+  static constexpr uint32_t kNone = UINT32_MAX;
+  uint32_t take() noexcept;
+  void put_back(uint32_t index) noexcept;
+  // Creates pairs until `count` lie ready. The resolver's part; the device must be current.
+  void refill(uint32_t count) noexcept;
+
+  EventPair& pair(uint32_t index) noexcept { return blocks_[index / kBlockPairs].load()[index % kBlockPairs]; }
+  uint32_t created() const noexcept { return created_.load(std::memory_order_relaxed); }
+  uint32_t ready() const noexcept { return ready_.load(std::memory_order_relaxed); }
+
+ private:
+  uint32_t create() noexcept;
+
+  const int device_;
+  std::atomic<uint64_t> free_{0};  // low half: index + 1 of the first free pair; high half: tag
+  std::atomic<uint32_t> ready_{0};
+  std::atomic<uint32_t> created_{0};
+  std::atomic<EventPair*> blocks_[kMaxBlocks] = {};
+};
+
+}  // namespace wanhook

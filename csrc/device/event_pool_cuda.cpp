@@ -1,0 +1,59 @@
+#include <new>
+
+#include "device/event_pool.h"
+
+namespace wanhook {
+
+uint32_t EventPool::take() noexcept {
+  uint64_t head = free_.load(std::memory_order_acquire);
+  while ((head & UINT32_MAX) != 0) {
+    const auto index = static_cast<uint32_t>(head & UINT32_MAX) - 1;
+    const uint64_t next = pair(index).next.load(std::memory_order_relaxed);
+    const uint64_t replaced = (((head >> 32) + 1) << 32) | next;
+    if (free_.compare_exchange_weak(head, replaced, std::memory_order_acq_rel, std::memory_order_acquire)) {
+      ready_.fetch_sub(1, std::memory_order_relaxed);
+      return index;
+    }
+  }
+  return create();
+}
+
+void EventPool::put_back(uint32_t index) noexcept {
+  uint64_t head = free_.load(std::memory_order_relaxed);
+  uint64_t replaced = 0;
+  do {
+    pair(index).next.store(static_cast<uint32_t>(head & UINT32_MAX), std::memory_order_relaxed);
+    replaced = (((head >> 32) + 1) << 32) | (index + 1);
+  } while (!free_.compare_exchange_weak(head, replaced, std::memory_order_acq_rel, std::memory_order_relaxed));
+  ready_.fetch_add(1, std::memory_order_relaxed);
+}
+
+void EventPool::refill(uint32_t count) noexcept {
+  while (ready() < count) {
+    const uint32_t index = create();
+    if (index == kNone) return;
+    put_back(index);
+  }
+}
+
+uint32_t EventPool::create() noexcept {
+  const uint32_t index = created_.fetch_add(1, std::memory_order_relaxed);
+  if (index >= kBlockPairs * kMaxBlocks) {
+    created_.fetch_sub(1, std::memory_order_relaxed);
+    return kNone;
+  }
+  std::atomic<EventPair*>& block = blocks_[index / kBlockPairs];
+  if (block.load(std::memory_order_acquire) == nullptr) {
+    auto* fresh = new (std::nothrow) EventPair[kBlockPairs];
+    EventPair* expected = nullptr;
+    if (fresh == nullptr || !block.compare_exchange_strong(expected, fresh)) delete[] fresh;
+    if (block.load(std::memory_order_acquire) == nullptr) return kNone;
+  }
+  EventPair& created = pair(index);
+  created.device = static_cast<int8_t>(device_);
+  if (cudaEventCreate(&created.begin) == cudaSuccess && cudaEventCreate(&created.end) == cudaSuccess) return index;
+  cudaGetLastError();  // ours, not the host program's
+  return kNone;        // this index is lost; a device that cannot create events has worse problems
+}
+
+}  // namespace wanhook

@@ -1,0 +1,104 @@
+#include "device/scopes.h"
+
+#include <atomic>
+
+#include "core/clock.h"
+#include "core/recorder.h"
+#include "device/span_timer.h"
+
+namespace wanhook {
+namespace {
+
+std::atomic<const StreamProvider*> provider_of_streams{nullptr};
+std::atomic<MemorySampler> memory_sampler{nullptr};
+std::atomic<StateSnapshot> state_snapshot{nullptr};
+
+}  // namespace
+
+void set_stream_provider(const StreamProvider* provider) noexcept {
+  provider_of_streams.store(provider, std::memory_order_release);
+}
+
+const StreamProvider* stream_provider() noexcept { return provider_of_streams.load(std::memory_order_acquire); }
+
+void set_memory_sampler(MemorySampler sampler) noexcept { memory_sampler.store(sampler, std::memory_order_release); }
+
+void sample_memory(Recording* recording, uint32_t scope, SampleEdge edge) noexcept {
+  const MemorySampler sampler = memory_sampler.load(std::memory_order_acquire);
+  if (sampler != nullptr) sampler(recording, scope, edge);
+}
+
+void set_state_snapshot(StateSnapshot snapshot) noexcept { state_snapshot.store(snapshot, std::memory_order_release); }
+
+void snapshot_state(Recording* recording, StateReason reason) noexcept {
+  const StateSnapshot snapshot = state_snapshot.load(std::memory_order_acquire);
+  if (snapshot != nullptr) snapshot(recording, reason);
+}
+
+Scope begin_scope(const ScopeRequest& request) noexcept {
+  Scope scope;
+  Recording* recording = Recorder::get().active();
+  if (recording == nullptr || request.level > recording->level()) return scope;
+  resync_if_wanted(recording);
+  const StreamRef stream = current_stream();
+  scope.recording = recording;
+  scope.id = recording->next_id();
+  scope.level = request.level;
+  scope.captured = stream.capturing;
+
+  ScopeBeginRecord record{};
+  record.kind = static_cast<uint8_t>(Kind::kScopeBegin);
+  record.level = static_cast<uint8_t>(request.level);
+  record.type = static_cast<uint8_t>(request.type);
+  record.name = request.name;
+  record.id = scope.id;
+  record.parent = request.parent;
+  record.text_bytes = static_cast<uint32_t>(request.args.size());
+  record.tick = tick_now();
+  scope.timer = SpanTimer::begin(recording, stream);
+  record.device = static_cast<int8_t>(scope.timer == 0 ? -1 : stream.device);
+  record.stream = reinterpret_cast<uint64_t>(stream.stream);
+  record.timed = scope.timer != 0;
+  const bool written = request.args.empty() ? recording->append(record) != nullptr : recording->append(record, request.args);
+  if (!written) {
+    SpanTimer::abandon(scope.timer);
+    return Scope{};
+  }
+  if (request.level == ScopeLevel::kStage && !scope.captured) {
+    sample_memory(recording, scope.id, SampleEdge::kScopeBegin);
+  }
+  return scope;
+}
+
+void end_scope(const Scope& scope, uint8_t flags) noexcept {
+  if (scope.recording == nullptr) return;
+  // The recording may have been stopped inside this scope: then it stays open in the file, and only the timer is freed.
+  if (Recorder::get().current() != scope.recording) {
+    SpanTimer::abandon(scope.timer);
+    return;
+  }
+  if (scope.level == ScopeLevel::kStage && !scope.captured) {
+    sample_memory(scope.recording, scope.id, SampleEdge::kScopeEnd);
+  }
+  SpanTimer::end(scope.timer, SpanOwner::kScope, scope.id);
+  ScopeEndRecord record{};
+  record.kind = static_cast<uint8_t>(Kind::kScopeEnd);
+  record.flags = flags;
+  record.id = scope.id;
+  record.tick = tick_now();
+  scope.recording->append(record);
+}
+
+void mark(uint32_t name, std::string_view args) noexcept {
+  Recording* recording = Recorder::get().active();
+  if (recording == nullptr) return;
+  MarkRecord record{};
+  record.kind = static_cast<uint8_t>(Kind::kMark);
+  record.name = name;
+  record.tick = tick_now();
+  record.scope = thread_state.scope;
+  record.text_bytes = static_cast<uint32_t>(args.size());
+  recording->append(record, args);
+}
+
+}  // namespace wanhook
