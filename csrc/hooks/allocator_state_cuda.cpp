@@ -1,0 +1,210 @@
+#include "hooks/allocator_state.h"
+
+#include <cuda_runtime_api.h>
+
+#include "core/clock.h"
+#include "core/recorder.h"
+#include "device/scopes.h"
+#include "device/span_timer.h"
+#include "hooks/memory_hook.h"
+
+namespace wanhook {
+namespace {
+
+namespace caching = c10::cuda::CUDACachingAllocator;
+
+constexpr int kMaxDevices = 64;
+
+struct SnapshotInProgress {
+  bool active;
+  int next_device;
+  uint64_t sequence[kMaxDevices];
+};
+__thread SnapshotInProgress snapshot_in_progress;
+
+// Later versions can leave the (possibly huge) trace history out of a snapshot.
+template <class Allocator>
+auto take_snapshot(Allocator* allocator, int) -> decltype(allocator->snapshot({0, 0}, false)) {
+  return allocator->snapshot({0, 0}, false);
+}
+template <class Allocator>
+auto take_snapshot(Allocator* allocator, long) -> decltype(allocator->snapshot()) {
+  return allocator->snapshot();
+}
+
+uint64_t current_bytes(const c10::CachingAllocator::StatArray& stats) noexcept {
+  return static_cast<uint64_t>(stats[0].current);  // 0: the aggregate over both pools
+}
+
+BlockStateRecord describe(const caching::BlockInfo& block, uint64_t address) noexcept {
+  BlockStateRecord record{};
+  record.kind = static_cast<uint8_t>(Kind::kBlockState);
+  record.state = static_cast<uint8_t>(block.allocated ? BlockState::kAllocated
+                                      : block.active  ? BlockState::kPendingFree
+                                                      : BlockState::kInactive);
+  record.address = address;
+  record.size = block.size;
+  record.requested = block.requested_size;
+  return record;
+}
+
+SegmentStateRecord describe(const caching::SegmentInfo& segment) noexcept {
+  SegmentStateRecord record{};
+  record.kind = static_cast<uint8_t>(Kind::kSegmentState);
+  record.flags = static_cast<uint8_t>((segment.is_large ? kSegmentLarge : 0) |
+                                      (segment.is_expandable ? kSegmentExpandable : 0));
+  record.device = static_cast<int8_t>(segment.device);
+  record.address = segment.address;
+  record.total = segment.total_size;
+  record.allocated = segment.allocated_size;
+  record.active = segment.active_size;
+  record.requested = segment.requested_size;
+  record.stream = reinterpret_cast<uint64_t>(segment.stream);
+  record.pool = encode_pool(segment.owner_private_pool_id);
+  record.blocks = static_cast<uint32_t>(segment.blocks.size());
+  return record;
+}
+
+bool write_segment(Recording* recording, const caching::SegmentInfo& segment, uint32_t snapshot) noexcept {
+  SegmentStateRecord record = describe(segment);
+  record.snapshot = snapshot;
+  bool written = recording->append_state(record);
+  uint64_t address = segment.address;
+  for (const caching::BlockInfo& block : segment.blocks) {
+    BlockStateRecord block_record = describe(block, address);
+    block_record.device = record.device;
+    block_record.snapshot = snapshot;
+    block_record.segment = segment.address;
+    written = written && recording->append_state(block_record);
+    address += block.size;
+  }
+  return written;
+}
+
+StateBeginRecord summarise(const caching::SnapshotInfo& info, int device) noexcept {
+  StateBeginRecord record{};
+  record.kind = static_cast<uint8_t>(Kind::kStateBegin);
+  record.device = static_cast<int8_t>(device);
+  record.sequence = snapshot_in_progress.sequence[device];
+  for (const caching::SegmentInfo& segment : info.segments) {
+    if (segment.device != device) continue;
+    record.allocated += segment.allocated_size;
+    record.reserved_bytes += segment.total_size;
+    record.active += segment.active_size;
+    record.requested += segment.requested_size;
+    ++record.segments;
+    record.blocks += static_cast<uint32_t>(segment.blocks.size());
+  }
+  return record;
+}
+
+// A snapshot without its StateEnd is incomplete and readers leave it out.
+void write_device_state(Recording* recording, const caching::SnapshotInfo& info, int device, StateReason reason,
+                        uint64_t tick) noexcept {
+  StateBeginRecord begin = summarise(info, device);
+  begin.reason = static_cast<uint8_t>(reason);
+  begin.snapshot = recording->next_snapshot();
+  begin.tick = tick;
+  bool written = recording->append_state(begin);
+  for (const caching::SegmentInfo& segment : info.segments) {
+    if (segment.device == device) written = written && write_segment(recording, segment, begin.snapshot);
+  }
+  if (!written) {
+    recording->file().add_dropped(1);
+    recording->allocator_event_lost();
+    return;
+  }
+  StateEndRecord end{};
+  end.kind = static_cast<uint8_t>(Kind::kStateEnd);
+  end.device = static_cast<int8_t>(device);
+  end.snapshot = begin.snapshot;
+  end.tick = tick_now();
+  recording->append_state(end);
+}
+
+// What the driver says may be asked while another thread captures a graph only in the relaxed mode.
+void ask_driver(int device, MemorySampleRecord* record) noexcept {
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  if (cudaThreadExchangeStreamCaptureMode(&mode) != cudaSuccess) return;
+  int current = -1;
+  size_t free_bytes = 0;
+  size_t total_bytes = 0;
+  if (cudaGetDevice(&current) == cudaSuccess && current == device &&
+      cudaMemGetInfo(&free_bytes, &total_bytes) == cudaSuccess) {
+    record->device_free = free_bytes;
+    record->device_total = total_bytes;
+  }
+  cudaThreadExchangeStreamCaptureMode(&mode);
+}
+
+AllocatorSampleRecord describe(const c10::CachingDeviceAllocator::DeviceStats& stats) noexcept {
+  AllocatorSampleRecord record{};
+  record.kind = static_cast<uint8_t>(Kind::kAllocatorSample);
+  record.inactive_split = current_bytes(stats.inactive_split_bytes);
+  record.retries = static_cast<uint64_t>(stats.num_alloc_retries);
+  record.ooms = static_cast<uint64_t>(stats.num_ooms);
+  record.sync_all_streams = static_cast<uint64_t>(stats.num_sync_all_streams);
+  record.device_allocs = static_cast<uint64_t>(stats.num_device_alloc);
+  record.device_frees = static_cast<uint64_t>(stats.num_device_free);
+  return record;
+}
+
+}  // namespace
+
+int next_snapshot_device() noexcept {
+  return snapshot_in_progress.active ? snapshot_in_progress.next_device++ : -1;
+}
+
+void note_snapshot_sequence(int device, uint64_t sequence) noexcept {
+  snapshot_in_progress.sequence[device] = sequence;
+}
+
+void write_cuda_state(Recording* recording, StateReason reason) noexcept {
+  if (!cuda_memory_attached()) return;
+  snapshot_in_progress = SnapshotInProgress{};
+  snapshot_in_progress.active = true;
+  try {
+    const uint64_t tick = tick_now();
+    const caching::SnapshotInfo info = take_snapshot(caching::get(), 0);
+    snapshot_in_progress.active = false;
+    for (int device = 0; device < snapshot_in_progress.next_device && device < kMaxDevices; ++device) {
+      // Devices that this rank never used stay out of its file.
+      const auto stats = caching::getDeviceStats(static_cast<c10::DeviceIndex>(device));
+      if (stats.segment[0].allocated == 0) continue;
+      write_device_state(recording, info, device, reason, tick);
+    }
+  } catch (...) {
+    snapshot_in_progress.active = false;
+    recording->allocator_event_lost();
+  }
+}
+
+void sample_cuda_memory(Recording* recording, uint32_t scope, SampleEdge edge) noexcept {
+  try {
+    const StreamRef stream = current_stream();
+    if (stream.device < 0) return;
+    const auto stats = caching::getDeviceStats(static_cast<c10::DeviceIndex>(stream.device));
+    MemorySampleRecord record{};
+    record.kind = static_cast<uint8_t>(Kind::kMemorySample);
+    record.edge = static_cast<uint8_t>(edge);
+    record.device = static_cast<int8_t>(stream.device);
+    record.scope = scope;
+    record.tick = tick_now();
+    record.allocated = current_bytes(stats.allocated_bytes);
+    record.reserved_bytes = current_bytes(stats.reserved_bytes);
+    record.active = current_bytes(stats.active_bytes);
+    record.requested = current_bytes(stats.requested_bytes);
+    ask_driver(stream.device, &record);
+    recording->append(record);
+    AllocatorSampleRecord counters = describe(stats);
+    counters.edge = record.edge;
+    counters.device = record.device;
+    counters.scope = scope;
+    counters.tick = record.tick;
+    recording->append(counters);
+  } catch (...) {
+    // A device without an allocator state yet has nothing to sample.
+  }
+}
+
+}  // namespace wanhook

@@ -1,0 +1,189 @@
+#include "hooks/collective_hook.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "core/clock.h"
+#include "core/recorder.h"
+#include "device/scopes.h"
+#include "device/span_timer.h"
+#include "hooks/operator_shape.h"
+#include "hooks/process_groups.h"
+#include "hooks/streams.h"
+
+namespace wanhook {
+namespace {
+
+void write_end(Recording* recording, uint32_t id, CollectivePhase phase) noexcept {
+  CollectiveEndRecord record{};
+  record.kind = static_cast<uint8_t>(Kind::kCollectiveEnd);
+  record.phase = static_cast<uint8_t>(phase);
+  record.id = id;
+  record.tick = tick_now();
+  recording->append(record);
+}
+
+// One call that is being recorded, from its begin record to its end record, also when the call throws.
+class RecordedCall {
+ public:
+  RecordedCall(Recording* recording, const CollectiveRecord& record, StreamRef stream) noexcept
+      : recording_(recording), id_(record.id), record_(record) {
+    if ((record_.flags & kCollectiveTimed) != 0 && record_.device >= 0) {
+      timer_ = SpanTimer::begin(recording, stream);
+      if (timer_ == 0) record_.flags &= static_cast<uint8_t>(~kCollectiveTimed);
+    }
+    written_ = recording->append(record_) != nullptr;
+  }
+  ~RecordedCall() {
+    if (!written_ || phase_ == CollectivePhase::kFailed) {
+      SpanTimer::abandon(timer_);
+    } else {
+      SpanTimer::end(timer_, SpanOwner::kCollective, id_);
+    }
+    if (written_) write_end(recording_, id_, phase_);
+  }
+  RecordedCall(const RecordedCall&) = delete;
+  RecordedCall& operator=(const RecordedCall&) = delete;
+
+  void returned() noexcept { phase_ = CollectivePhase::kReturned; }
+  bool awaits_completion() const noexcept {
+    return written_ && (record_.flags & kCollectiveTimed) != 0 && record_.device < 0;
+  }
+  uint32_t id() const noexcept { return id_; }
+
+ private:
+  Recording* recording_;
+  uint32_t id_;
+  CollectiveRecord record_;
+  uint32_t timer_ = 0;
+  bool written_ = false;
+  CollectivePhase phase_ = CollectivePhase::kFailed;
+};
+
+// Stamps the end of a host collective. The callback runs on gloo's thread, without the GIL; it only writes a record.
+void stamp_completion(const c10::IValue& result, Recording* recording, uint32_t id) noexcept {
+  try {
+    const auto work = result.toCustomClass<c10d::Work>();
+    if (!work) return;
+    const auto future = work->getFuture();
+    if (!future) return;
+    future->addCallback(
+        [recording, id](c10::ivalue::Future&) noexcept { write_end(recording, id, CollectivePhase::kCompleted); },
+        /*uses_future=*/false);
+  } catch (...) {
+    // This backend's Work has no future: the completion stays unknown.
+  }
+}
+
+class CollectiveKernel final : public c10::OperatorKernel {
+ public:
+  explicit CollectiveKernel(OperatorShape shape) : shape_(std::move(shape)) {}
+
+  void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
+    const auto arguments = torch::jit::last(*stack, shape_.arguments);
+    CallTensors inputs;
+    for (const size_t index : shape_.inputs) add_tensors(arguments[index], &inputs);
+    CallTensors outputs;
+    for (const size_t index : shape_.outputs) add_tensors(arguments[index], &outputs);
+    if (inputs.has_python_key || outputs.has_python_key) return call(handle, keys, stack);
+
+    KnownGroup* group = find_group(arguments[shape_.group].toCustomClass<c10d::ProcessGroup>());
+    std::atomic<uint32_t>& counter = shape_.point_to_point ? group->point_to_point : group->collectives;
+    const uint32_t sequence = counter.fetch_add(1, std::memory_order_relaxed);
+    Recording* recording = Recorder::get().active();
+    if (recording == nullptr) return call(handle, keys, stack);
+
+    resync_if_wanted(recording);
+    StreamRef stream;
+    CollectiveRecord record = describe(inputs, outputs, arguments, *group, &stream);
+    record.sequence = sequence;
+    record.id = recording->next_id();
+    record.tick = tick_now();
+    RecordedCall recorded(recording, record, stream);
+    call(handle, keys, stack);
+    recorded.returned();
+    if (recorded.awaits_completion() && shape_.work >= 0) {
+      const auto results = torch::jit::last(*stack, shape_.results);
+      stamp_completion(results[static_cast<size_t>(shape_.work)], recording, recorded.id());
+    }
+  }
+
+ private:
+  static void call(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
+    const c10::DispatchKeySet behind(c10::DispatchKeySet::FULL_AFTER, c10::DispatchKey::BackendSelect);
+    handle.redispatchBoxed(keys & behind, stack);
+  }
+
+  CollectiveRecord describe(const CallTensors& inputs, const CallTensors& outputs,
+                            c10::ArrayRef<c10::IValue> arguments, const KnownGroup& group, StreamRef* stream) const {
+    const CallTensors& any = inputs.count > 0 ? inputs : outputs;
+    CollectiveRecord record{};
+    record.kind = static_cast<uint8_t>(Kind::kCollective);
+    record.op = static_cast<uint16_t>(shape_.name_id);
+    record.role = thread_state.role;
+    record.group = group.index;
+    record.scope = thread_state.scope;
+    record.bytes_in = inputs.bytes;
+    record.bytes_out = outputs.bytes;
+    record.tensors = static_cast<uint16_t>(std::min<uint32_t>(any.count, UINT16_MAX));
+    record.dtype = static_cast<uint8_t>(any.dtype < 0 ? 255 : any.dtype);
+    record.device = -1;
+    record.peer = shape_.peer < 0 ? -1 : static_cast<int32_t>(arguments[static_cast<size_t>(shape_.peer)].toInt());
+    record.coalesced = thread_state.coalesced;
+    if (any.has_cuda) {
+      *stream = stream_on_device(any.device);
+      record.device = static_cast<int8_t>(any.device);
+      record.stream = reinterpret_cast<uint64_t>(stream->stream);
+    }
+    record.flags = flags_of(arguments, group, any.has_cuda, stream->capturing);
+    return record;
+  }
+
+  uint8_t flags_of(c10::ArrayRef<c10::IValue> arguments, const KnownGroup& group, bool cuda, bool capturing) const {
+    // Without the argument (send, recv) NCCL works on its own stream, as it does for async_op=True.
+    const bool async = shape_.async_op < 0 || arguments[static_cast<size_t>(shape_.async_op)].toBool();
+    const bool coalesced = thread_state.coalesced != 0;
+    uint8_t flags = 0;
+    if (async) flags |= kCollectiveAsync;
+    if (shape_.point_to_point) flags |= kCollectiveP2p;
+    if (capturing) flags |= kCollectiveCaptured;
+    if (coalesced) flags |= kCollectiveCoalesced;
+    const bool timed = cuda ? group.cuda_is_nccl && !async && !capturing && !coalesced : shape_.has_future;
+    if (timed) flags |= kCollectiveTimed;
+    return flags;
+  }
+
+  const OperatorShape shape_;
+};
+
+std::vector<std::string> register_all() {
+  // Leaked on purpose: see the header.
+  auto* library = new torch::Library(torch::Library::IMPL, "c10d", c10::DispatchKey::BackendSelect, __FILE__, __LINE__);
+  std::vector<std::string> names;
+  for (const c10::OperatorName& name : c10::Dispatcher::singleton().getAllOpNames()) {
+    if (name.name.rfind("c10d::", 0) != 0) continue;
+    const auto handle = c10::Dispatcher::singleton().findSchema(name);
+    OperatorShape shape;
+    if (!handle.has_value() || !read_shape(handle->schema(), &shape)) continue;
+    shape.name_id = Recorder::get().intern(shape.name);
+    names.push_back(shape.name);
+    auto kernel = std::make_unique<CollectiveKernel>(std::move(shape));
+    library->impl(names.back().c_str(),
+                  torch::CppFunction::makeFromBoxedKernel(c10::BoxedKernel::makeFromFunctor(std::move(kernel))));
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+}  // namespace
+
+std::vector<std::string> attach_collectives() {
+  static const std::vector<std::string> names = register_all();
+  return names;
+}
+
+}  // namespace wanhook

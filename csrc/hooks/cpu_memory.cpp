@@ -1,0 +1,83 @@
+#include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
+
+#include <atomic>
+
+#include "core/clock.h"
+#include "core/recorder.h"
+#include "hooks/memory_hook.h"
+
+namespace wanhook {
+namespace {
+
+std::atomic<c10::Allocator*> wrapped{nullptr};
+std::atomic<c10::DeleterFnPtr> wrapped_delete{nullptr};
+std::atomic<uint64_t> allocations{0};
+std::atomic<uint64_t> frees{0};
+std::atomic<uint64_t> last_sequence{0};
+
+void record(AllocatorAction action, void* address, size_t bytes) noexcept {
+  Recording* recording = Recorder::get().active();
+  if (recording == nullptr) return;
+  AllocatorRecord entry{};
+  entry.kind = static_cast<uint8_t>(Kind::kAllocator);
+  entry.action = static_cast<uint8_t>(action);
+  entry.device = -1;
+  entry.flags = action == AllocatorAction::kFreeRequested ? kFreeFolded : 0;
+  entry.scope = thread_state.scope;
+  entry.tick = tick_now();
+  entry.sequence = last_sequence.fetch_add(1, std::memory_order_relaxed) + 1;
+  entry.address = reinterpret_cast<uint64_t>(address);
+  entry.size = bytes;
+  if (recording->append(entry) == nullptr) recording->allocator_event_lost();
+}
+
+// Counted and numbered before the memory goes back: its address may be handed out again right after.
+void free_block(void* address) {
+  frees.fetch_add(1, std::memory_order_relaxed);
+  record(AllocatorAction::kFreeRequested, address, 0);
+  wrapped_delete.load(std::memory_order_relaxed)(address);
+}
+
+class RecordingCpuAllocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    c10::DataPtr block = wrapped.load(std::memory_order_relaxed)->allocate(bytes);
+    // Only blocks that can be freed by address alone can pass through us; anything else keeps its own deleter.
+    if (block.get() == nullptr || block.get_deleter() != wrapped_delete.load(std::memory_order_relaxed) ||
+        block.get_context() != block.get()) {
+      return block;
+    }
+    allocations.fetch_add(1, std::memory_order_relaxed);
+    record(AllocatorAction::kAlloc, block.get(), bytes);
+    void* address = block.release_context();
+    return {address, address, &free_block, c10::Device(c10::DeviceType::CPU)};
+  }
+
+  c10::DeleterFnPtr raw_deleter() const override { return &free_block; }
+
+  void copy_data(void* destination, const void* source, std::size_t bytes) const override {
+    wrapped.load(std::memory_order_relaxed)->copy_data(destination, source, bytes);
+  }
+};
+
+}  // namespace
+
+void attach_cpu_memory() {
+  if (wrapped.load() != nullptr) return;
+  c10::Allocator* previous = c10::GetCPUAllocator();
+  // Without a raw deleter, frees by address are not possible: leave such an allocator alone.
+  if (previous == nullptr || previous->raw_deleter() == nullptr) return;
+  wrapped_delete.store(previous->raw_deleter());
+  wrapped.store(previous);
+  static auto* allocator = new RecordingCpuAllocator();
+  c10::SetCPUAllocator(allocator, /*priority=*/100);
+}
+
+bool cpu_memory_attached() noexcept { return wrapped.load() != nullptr; }
+
+CpuMemoryTotals cpu_memory_totals() noexcept {
+  return {allocations.load(std::memory_order_relaxed), frees.load(std::memory_order_relaxed)};
+}
+
+}  // namespace wanhook

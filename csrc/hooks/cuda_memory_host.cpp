@@ -1,0 +1,11 @@
+// CPU builds: no caching allocator to trace.
+#include <stdexcept>
+
+#include "hooks/memory_hook.h"
+
+namespace wanhook {
+
+void attach_cuda_memory() { throw std::runtime_error("this build of wanhook has no CUDA parts"); }
+bool cuda_memory_attached() noexcept { return false; }
+
+}  // namespace wanhook

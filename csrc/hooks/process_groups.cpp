@@ -1,0 +1,107 @@
+#include "hooks/process_groups.h"
+
+#include <mutex>
+#include <string>
+#include <type_traits>
+
+#include "core/recorder.h"
+
+namespace wanhook {
+namespace {
+
+constexpr size_t kPlaces = 4096;  // a power of two; groups beyond it share one entry
+
+struct Place {
+  std::atomic<const c10d::ProcessGroup*> group{nullptr};
+  KnownGroup known;
+  // Keeps the address from being used again for another group; the group itself can be destroyed.
+  c10::weak_intrusive_ptr<c10d::ProcessGroup>* pin = nullptr;
+};
+
+Place places[kPlaces];
+KnownGroup overflow;
+std::mutex mutex;
+
+size_t first_place(const c10d::ProcessGroup* group) noexcept {
+  return (reinterpret_cast<size_t>(group) >> 6) * 0x9e3779b97f4a7c15ull >> 52 & (kPlaces - 1);
+}
+
+template <class Backend, class = void>
+struct HasOptions : std::false_type {};
+template <class Backend>
+struct HasOptions<Backend, std::void_t<decltype(std::declval<Backend>().getBackendOptions()->global_ranks_in_group)>>
+    : std::true_type {};
+
+// From torch 2.9 on; before, the reader learns the members from the meta data that Python writes.
+template <class Backend>
+std::vector<uint32_t> members_of(Backend& backend) {
+  std::vector<uint32_t> members;
+  if constexpr (HasOptions<Backend>::value) {
+    for (const uint64_t rank : backend.getBackendOptions()->global_ranks_in_group) {
+      members.push_back(static_cast<uint32_t>(rank));
+    }
+  }
+  return members;
+}
+
+c10::intrusive_ptr<c10d::Backend> backend_for(c10d::ProcessGroup& group, c10::DeviceType type) noexcept {
+  try {
+    return group.getBackend(type);
+  } catch (...) {
+    return {};
+  }
+}
+
+void describe(c10d::ProcessGroup& group, KnownGroup* known) noexcept {
+  GroupInfo info;
+  std::string backends;
+  Recorder& recorder = Recorder::get();
+  try {
+    for (const c10::DeviceType type : {c10::DeviceType::CUDA, c10::DeviceType::CPU}) {
+      const auto backend = backend_for(group, type);
+      if (!backend) continue;
+      const std::string name = backend->getBackendName();
+      if (type == c10::DeviceType::CUDA) known->cuda_is_nccl = name.rfind("nccl", 0) == 0;
+      if (backends.find(name) == std::string::npos) backends += (backends.empty() ? "" : ",") + name;
+      if (info.members.empty()) info.members = members_of(*backend);
+    }
+  } catch (...) {
+    info.members.clear();
+  }
+  try {
+    info.name = recorder.intern(group.getGroupName());
+    info.backend = recorder.intern(backends);
+    info.rank = group.getRank();
+    info.size = group.getSize();
+    if (info.members.size() != static_cast<size_t>(info.size)) info.members.clear();
+  } catch (...) {
+    info.name = recorder.intern("?");
+  }
+  known->index = recorder.define_group(std::move(info));
+}
+
+}  // namespace
+
+KnownGroup* find_group(const c10::intrusive_ptr<c10d::ProcessGroup>& group) noexcept {
+  const c10d::ProcessGroup* address = group.get();
+  size_t place = first_place(address);
+  for (size_t step = 0; step < kPlaces; ++step, place = (place + 1) & (kPlaces - 1)) {
+    const c10d::ProcessGroup* there = places[place].group.load(std::memory_order_acquire);
+    if (there == address) return &places[place].known;
+    if (there == nullptr) break;
+  }
+  if (Recorder::get().in_forked_child()) return &overflow;
+  std::lock_guard<std::mutex> lock(mutex);
+  for (size_t step = 0; step < kPlaces; ++step, place = (place + 1) & (kPlaces - 1)) {
+    const c10d::ProcessGroup* there = places[place].group.load(std::memory_order_relaxed);
+    if (there == address) return &places[place].known;
+    if (there != nullptr) continue;
+    places[place].pin = new c10::weak_intrusive_ptr<c10d::ProcessGroup>(group);
+    describe(*group, &places[place].known);
+    places[place].group.store(address, std::memory_order_release);
+    return &places[place].known;
+  }
+  return &overflow;
+}
+
+}  // namespace wanhook

@@ -1,0 +1,57 @@
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
+
+#include "hooks/streams.h"
+
+namespace wanhook {
+namespace {
+
+StreamRef describe(const c10::cuda::CUDAStream& stream) noexcept {
+  StreamRef reference;
+  reference.device = stream.device_index();
+  reference.stream = stream.stream();
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  if (cudaStreamIsCapturing(stream.stream(), &capture) != cudaSuccess) {
+    // The legacy stream answers with an error while another stream that it would wait for is being captured.
+    cudaGetLastError();
+    reference.capturing = true;
+  } else {
+    reference.capturing = capture != cudaStreamCaptureStatusNone;
+  }
+  return reference;
+}
+
+StreamRef current_stream_of_current_device() noexcept { return stream_on_device(-1); }
+
+int enter_device(int device) noexcept {
+  try {
+    return c10::cuda::ExchangeDevice(static_cast<c10::DeviceIndex>(device));
+  } catch (...) {
+    return -1;
+  }
+}
+
+void leave_device(int previous) noexcept {
+  try {
+    c10::cuda::MaybeExchangeDevice(static_cast<c10::DeviceIndex>(previous));
+  } catch (...) {
+    // Then the device stays current that was entered; the host program's next guard sets its own.
+  }
+}
+
+constexpr StreamProvider kProvider{&current_stream_of_current_device, &enter_device, &leave_device};
+
+}  // namespace
+
+StreamRef stream_on_device(int device) noexcept {
+  try {
+    return describe(c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device)));
+  } catch (...) {
+    return {};
+  }
+}
+
+void provide_current_stream() noexcept { set_stream_provider(&kProvider); }
+
+}  // namespace wanhook
