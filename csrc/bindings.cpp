@@ -1,0 +1,138 @@
+// wanhook._C: what the Python half of the recorder calls. No logic; wanhook/_C.pyi describes it.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <string>
+#include <vector>
+
+#include "core/clock.h"
+#include "core/disk.h"
+#include "core/recorder.h"
+#include "device/resolver.h"
+#include "device/scopes.h"
+#include "device/span_timer.h"
+#include "hooks/collective_hook.h"
+#include "hooks/memory_hook.h"
+#include "python/role_type.h"
+#include "python/scope_types.h"
+
+namespace py = pybind11;
+
+namespace wanhook {
+namespace {
+
+// 0, or an errno value; -1 already recording, -2 forked child.
+int start(const std::string& path, uint64_t capacity_bytes, int level) {
+  RecordingOptions options;
+  options.path = path;
+  options.capacity_bytes = capacity_bytes;
+  options.level = static_cast<ScopeLevel>(level);
+  if (!resolver::ensure_running()) return EAGAIN;
+  int error = 0;
+  switch (Recorder::get().start(options, &error)) {
+    case GateResult::kAlreadyRecording:
+      return -1;
+    case GateResult::kForkedChild:
+      return -2;
+    default:
+      return error;
+  }
+}
+
+// Waits for the file to be finished only while no GPU span is pending, and at most `wait_ns` in all.
+bool stop(bool at_exit, int64_t wait_ns) {
+  Recording* recording = Recorder::get().current();
+  if (recording == nullptr) return false;
+  if (Recorder::get().stop(at_exit ? FileState::kExited : FileState::kStopped, 0) != GateResult::kOk) return false;
+  if (recording->pending_spans() == 0 || wait_ns > 0) {
+    resolver::wait_finished(recording, recording->pending_spans() == 0 ? std::max<int64_t>(wait_ns, 2'000'000'000) : wait_ns);
+  }
+  return true;
+}
+
+bool append_meta(const std::string& json) {
+  Recording* recording = Recorder::get().current();
+  if (recording == nullptr || json.size() > kMaxTextBytes) return false;
+  MetaRecord record{};
+  record.kind = static_cast<uint8_t>(Kind::kMeta);
+  record.text_bytes = static_cast<uint32_t>(json.size());
+  record.tick = tick_now();
+  return recording->append_cold(record, json);
+}
+
+void snapshot(int reason) {
+  Recording* recording = Recorder::get().active();
+  if (recording != nullptr) snapshot_state(recording, static_cast<StateReason>(reason));
+}
+
+void sample(int edge) {
+  Recording* recording = Recorder::get().active();
+  if (recording != nullptr) sample_memory(recording, 0, static_cast<SampleEdge>(edge));
+}
+
+py::dict status() {
+  Recorder& recorder = Recorder::get();
+  Recording* recording = recorder.current();
+  py::dict result;
+  result["recording"] = recording != nullptr;
+  result["paused"] = recording != nullptr && recorder.active() == nullptr;
+  result["forked_child"] = recorder.in_forked_child();
+  result["path"] = recording == nullptr ? py::object(py::none()) : py::str(recording->path());
+  result["dropped"] = recording == nullptr ? 0 : recording->file().dropped();
+  result["pending_spans"] = recording == nullptr ? 0 : recording->pending_spans();
+  result["cuda_memory"] = cuda_memory_attached();
+  result["cpu_memory"] = cpu_memory_attached();
+  return result;
+}
+
+std::vector<std::string> leftovers() {
+  std::vector<std::string> found;
+  if (Recorder::get().current() != nullptr) found.emplace_back("a recording is running");
+  if (thread_state.scope != 0) found.emplace_back("a scope is open on this thread");
+  if (thread_state.role != 0) found.emplace_back("a role is set on this thread");
+  if (thread_state.coalesced != 0) found.emplace_back("a coalesced group is open on this thread");
+  return found;
+}
+
+uint32_t set_coalesced(uint32_t number) {
+  const uint32_t previous = thread_state.coalesced;
+  thread_state.coalesced = number;
+  return previous;
+}
+
+}  // namespace
+}  // namespace wanhook
+
+PYBIND11_MODULE(_C, module) {
+  using namespace wanhook;
+  if (!add_scope_types(module.ptr()) || !add_role_type(module.ptr())) throw py::error_already_set();
+  const py::call_guard<py::gil_scoped_release> without_gil;
+  module.attr("torch_built") = WANHOOK_TORCH_BUILT;
+#ifdef WANHOOK_CUDA
+  module.attr("has_cuda") = true;
+#else
+  module.attr("has_cuda") = false;
+#endif
+  module.def("attach_cuda_memory", &attach_cuda_memory, without_gil);
+  module.def("attach_cpu_memory", &attach_cpu_memory, without_gil);
+  module.def("attach_collectives", &attach_collectives);
+  module.def("start", &start, without_gil);
+  module.def("stop", &stop, without_gil);
+  module.def("pause", [] { return Recorder::get().pause() == GateResult::kOk; }, without_gil);
+  module.def("resume", [] { return Recorder::get().resume() == GateResult::kOk; }, without_gil);
+  module.def("finish_all", &resolver::finish_all, without_gil);
+  module.def("append_meta", &append_meta, without_gil);
+  module.def("snapshot", &snapshot, without_gil);
+  module.def("sample", &sample, without_gil);
+  module.def("status", &status);
+  module.def("leftovers", &leftovers);
+  module.def("set_coalesced", &set_coalesced);
+  module.def("inject_disk_fault", &disk::inject_fault);
+  module.def("spans_outstanding", &SpanTimer::outstanding);
+  module.def("cpu_memory_totals", [] {
+    const CpuMemoryTotals totals = cpu_memory_totals();
+    return std::make_pair(totals.allocations, totals.frees);
+  });
+}

@@ -1,0 +1,381 @@
+#include "python/scope_types.h"
+
+#include <memory>
+#include <string>
+
+#include "core/thread_state.h"
+#include "device/scopes.h"
+#include "python/json_args.h"
+#include "python/names.h"
+
+// PyVarObject_HEAD_INIT begins every static type, here as everywhere, and leaves the other members zero.
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+
+namespace wanhook {
+namespace {
+
+// An entered scope. Parents outlive their children through the strong reference.
+struct OpenScope {
+  PyObject_HEAD
+  Scope scope;
+  OpenScope* parent;
+  OpenScope* outer_use;  // the same Trace object entered a second time before it was left
+  bool closed;
+  bool owns_recording;   // this scope started the recording and ends it
+};
+
+// What trace() returns: a name and arguments, ready to be entered any number of times.
+struct Trace {
+  PyObject_HEAD
+  PyObject* name;
+  PyObject* out;       // directory or null
+  PyObject* parent;    // OpenScope or null
+  OpenScope* innermost_use;
+  std::shared_ptr<const std::string>* args;  // JSON object or null
+  ScopeLevel level;
+};
+
+extern PyTypeObject open_scope_type;
+extern PyTypeObject trace_type;
+
+PyObject* current_scope = nullptr;    // ContextVar
+PyObject* begin_recording = nullptr;  // called with (out or None) when a scope is entered and nothing is recorded
+PyObject* end_recording = nullptr;
+PyObject* decorate = nullptr;         // called with (trace, function)
+
+bool still_recorded(const OpenScope* scope) {
+  return scope->scope.recording != nullptr && scope->scope.recording == Recorder::get().current();
+}
+
+uint32_t id_in_current_recording(const OpenScope* scope) {
+  while (scope != nullptr && (scope->closed || !still_recorded(scope))) scope = scope->parent;
+  return scope == nullptr ? 0 : scope->scope.id;
+}
+
+// Borrowed; null when no scope is open in this context. Scopes that were closed from outside are skipped.
+OpenScope* innermost_open() {
+  PyObject* value = nullptr;
+  if (PyContextVar_Get(current_scope, nullptr, &value) < 0) {
+    PyErr_Clear();
+    return nullptr;
+  }
+  if (value == nullptr) return nullptr;
+  auto* scope = Py_IS_TYPE(value, &open_scope_type) ? reinterpret_cast<OpenScope*>(value) : nullptr;
+  Py_DECREF(value);  // the context keeps it
+  while (scope != nullptr && scope->closed) scope = scope->parent;
+  return scope;
+}
+
+void set_innermost(OpenScope* scope) {
+  PyObject* token = PyContextVar_Set(current_scope, scope == nullptr ? Py_None : reinterpret_cast<PyObject*>(scope));
+  if (token == nullptr) PyErr_Clear();
+  Py_XDECREF(token);
+  thread_state.scope = id_in_current_recording(scope);
+}
+
+void open_scope_dealloc(PyObject* self) {
+  auto* scope = reinterpret_cast<OpenScope*>(self);
+  Py_XDECREF(reinterpret_cast<PyObject*>(scope->parent));
+  Py_XDECREF(reinterpret_cast<PyObject*>(scope->outer_use));
+  PyObject_Free(self);
+}
+
+PyObject* open_scope_id(PyObject* self, void*) {
+  return PyLong_FromUnsignedLong(reinterpret_cast<OpenScope*>(self)->scope.id);
+}
+
+PyGetSetDef open_scope_fields[] = {
+    {"id", open_scope_id, nullptr, "Number of the scope in the trace file, 0 when it is not recorded.", nullptr},
+    {nullptr, nullptr, nullptr, nullptr, nullptr}};
+
+PyTypeObject make_open_scope_type() {
+  PyTypeObject type = {PyVarObject_HEAD_INIT(nullptr, 0)};
+  type.tp_name = "wanhook.Scope";
+  type.tp_doc = "An entered scope, as `with wanhook.trace(...) as scope` gives it; usable as `parent=` elsewhere.";
+  type.tp_basicsize = sizeof(OpenScope);
+  type.tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION;
+  type.tp_dealloc = open_scope_dealloc;
+  type.tp_getset = open_scope_fields;
+  return type;
+}
+PyTypeObject open_scope_type = make_open_scope_type();
+
+// 1: a recording was started for this scope; 0: not; -1: error set (an `out` that cannot be written).
+int start_recording_for(const Trace* trace) {
+  if (begin_recording == nullptr || Recorder::get().in_forked_child()) return 0;
+  PyObject* started = PyObject_CallOneArg(begin_recording, trace->out == nullptr ? Py_None : trace->out);
+  if (started == nullptr) return -1;
+  const int result = PyObject_IsTrue(started);
+  Py_DECREF(started);
+  return result;
+}
+
+PyObject* trace_enter(PyObject* self, PyObject*) {
+  auto* trace = reinterpret_cast<Trace*>(self);
+  OpenScope* parent = trace->parent == nullptr ? innermost_open() : reinterpret_cast<OpenScope*>(trace->parent);
+  bool owns_recording = false;
+  if (parent == nullptr && Recorder::get().current() == nullptr) {
+    const int started = start_recording_for(trace);
+    if (started < 0) return nullptr;
+    owns_recording = started == 1;
+  }
+  auto* scope = PyObject_New(OpenScope, &open_scope_type);
+  if (scope == nullptr) return nullptr;
+  ScopeRequest request;
+  request.name = name_id(trace->name);
+  request.parent = id_in_current_recording(parent);
+  request.level = trace->level;
+  if (trace->args != nullptr) request.args = **trace->args;
+  scope->scope = begin_scope(request);
+  scope->parent = parent;
+  Py_XINCREF(reinterpret_cast<PyObject*>(parent));
+  scope->outer_use = trace->innermost_use;
+  scope->closed = false;
+  scope->owns_recording = owns_recording;
+  trace->innermost_use = scope;  // takes this reference
+  Py_INCREF(reinterpret_cast<PyObject*>(scope));
+  // An unrecorded scope stays out of the context: nothing would be told about it.
+  if (scope->scope.recording != nullptr || owns_recording) set_innermost(scope);
+  return reinterpret_cast<PyObject*>(scope);
+}
+
+bool encloses(const OpenScope* outer, const OpenScope* inner) {
+  while (inner != nullptr && inner != outer) inner = inner->parent;
+  return inner != nullptr;
+}
+
+void close_scope(OpenScope* scope, uint8_t flags) {
+  scope->closed = true;
+  end_scope(scope->scope, flags);
+}
+
+void leave(OpenScope* scope, uint8_t flags) {
+  if (scope->closed) return;
+  OpenScope* innermost = innermost_open();
+  const bool ours = encloses(scope, innermost);
+  if (ours) {
+    for (OpenScope* inner = innermost; inner != scope; inner = inner->parent) {
+      if (!inner->closed) close_scope(inner, kScopeClosedByOuter);
+    }
+  }
+  close_scope(scope, flags);
+  if (ours) {
+    OpenScope* outer = scope->parent;
+    while (outer != nullptr && outer->closed) outer = outer->parent;
+    set_innermost(outer);
+  } else if (thread_state.scope == scope->scope.id) {
+    thread_state.scope = 0;
+  }
+}
+
+PyObject* trace_exit(PyObject* self, PyObject* const* args, Py_ssize_t count) {
+  auto* trace = reinterpret_cast<Trace*>(self);
+  OpenScope* scope = trace->innermost_use;
+  if (scope == nullptr) {
+    PyErr_SetString(PyExc_RuntimeError, "this wanhook.trace() was left more often than entered");
+    return nullptr;
+  }
+  trace->innermost_use = scope->outer_use;
+  scope->outer_use = nullptr;
+  leave(scope, count > 0 && args[0] != Py_None ? kScopeException : 0);
+  const bool owns_recording = scope->owns_recording;
+  Py_DECREF(reinterpret_cast<PyObject*>(scope));
+  if (owns_recording && end_recording != nullptr) {
+    PyObject* result = PyObject_CallNoArgs(end_recording);
+    // An exception from us must not take the place of the host program's own.
+    if (result == nullptr) PyErr_WriteUnraisable(end_recording);
+    Py_XDECREF(result);
+  }
+  Py_RETURN_FALSE;
+}
+
+PyObject* trace_call(PyObject* self, PyObject* args, PyObject* keywords) {
+  PyObject* function = nullptr;
+  static const char* names[] = {"function", nullptr};
+  if (!PyArg_ParseTupleAndKeywords(args, keywords, "O", const_cast<char**>(names), &function)) return nullptr;
+  return PyObject_CallFunctionObjArgs(decorate, self, function, nullptr);
+}
+
+void trace_dealloc(PyObject* self) {
+  auto* trace = reinterpret_cast<Trace*>(self);
+  Py_XDECREF(trace->name);
+  Py_XDECREF(trace->out);
+  Py_XDECREF(trace->parent);
+  Py_XDECREF(reinterpret_cast<PyObject*>(trace->innermost_use));
+  delete trace->args;
+  PyObject_Free(self);
+}
+
+PyMethodDef trace_methods[] = {
+    {"__enter__", trace_enter, METH_NOARGS, "Opens the scope and returns it."},
+    {"__exit__", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(trace_exit)), METH_FASTCALL, "Closes the scope."},
+    {nullptr, nullptr, 0, nullptr}};
+
+PyTypeObject make_trace_type() {
+  PyTypeObject type = {PyVarObject_HEAD_INIT(nullptr, 0)};
+  type.tp_name = "wanhook.Trace";
+  type.tp_doc = "A named scope, to be used in a `with` statement or as a decorator. Made by wanhook.trace().";
+  type.tp_basicsize = sizeof(Trace);
+  type.tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION;
+  type.tp_dealloc = trace_dealloc;
+  type.tp_call = trace_call;
+  type.tp_methods = trace_methods;
+  return type;
+}
+PyTypeObject trace_type = make_trace_type();
+
+bool parse_level(PyObject* value, ScopeLevel* level) {
+  static const char* const names[] = {"stage", "block", "op"};
+  for (int index = 0; index < 3; ++index) {
+    if (PyUnicode_Check(value) && PyUnicode_CompareWithASCIIString(value, names[index]) == 0) {
+      *level = static_cast<ScopeLevel>(index);
+      return true;
+    }
+  }
+  PyErr_Format(PyExc_ValueError, "level must be 'stage', 'block' or 'op', not %R", value);
+  return false;
+}
+
+bool parse_parent(PyObject* value, PyObject** parent) {
+  if (value == Py_None) return true;
+  if (!Py_IS_TYPE(value, &open_scope_type)) {
+    PyErr_Format(PyExc_TypeError,
+                 "parent must be a scope that was entered (`with wanhook.trace(...) as scope`), not %.100s",
+                 Py_TYPE(value)->tp_name);
+    return false;
+  }
+  Py_INCREF(value);
+  Py_XSETREF(*parent, value);
+  return true;
+}
+
+// Takes one keyword of trace(): one of its own, or an argument of the scope.
+bool take_keyword(Trace* trace, std::string* args, PyObject* key, PyObject* value) {
+  if (PyUnicode_CompareWithASCIIString(key, "level") == 0) return parse_level(value, &trace->level);
+  if (PyUnicode_CompareWithASCIIString(key, "parent") == 0) return parse_parent(value, &trace->parent);
+  if (PyUnicode_CompareWithASCIIString(key, "out") == 0) {
+    if (value == Py_None) return true;
+    Py_INCREF(value);
+    Py_XSETREF(trace->out, value);
+    return true;
+  }
+  args->push_back(args->empty() ? '{' : ',');
+  return append_json_member(args, key, value);
+}
+
+void finish_json(std::string* json) {
+  if (!json->empty()) json->push_back('}');
+  if (json->size() > kMaxTextBytes) *json = "{\"clipped\":true}";
+}
+
+bool check_name(PyObject* const* args, Py_ssize_t count, const char* function) {
+  if (count == 1 && PyUnicode_Check(args[0])) return true;
+  PyErr_Format(PyExc_TypeError, "%s() takes one positional argument, its name, a str", function);
+  return false;
+}
+
+Trace* new_trace(PyObject* name, ScopeLevel level) {
+  auto* trace = PyObject_New(Trace, &trace_type);
+  if (trace == nullptr) return nullptr;
+  Py_INCREF(name);
+  trace->name = name;
+  trace->out = nullptr;
+  trace->parent = nullptr;
+  trace->innermost_use = nullptr;
+  trace->args = nullptr;
+  trace->level = level;
+  return trace;
+}
+
+PyObject* make_trace(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+  if (!check_name(args, count, "trace")) return nullptr;
+  Trace* trace = new_trace(args[0], ScopeLevel::kStage);
+  if (trace == nullptr || keywords == nullptr) return reinterpret_cast<PyObject*>(trace);
+  std::string json;
+  for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(keywords); ++index) {
+    if (!take_keyword(trace, &json, PyTuple_GET_ITEM(keywords, index), args[count + index])) {
+      Py_DECREF(reinterpret_cast<PyObject*>(trace));
+      return nullptr;
+    }
+  }
+  finish_json(&json);
+  if (!json.empty()) {
+    trace->args = new std::shared_ptr<const std::string>(std::make_shared<const std::string>(std::move(json)));
+  }
+  return reinterpret_cast<PyObject*>(trace);
+}
+
+// A Trace knows its uses as a stack, so each call of a decorated function, on whatever thread or task, needs its own.
+PyObject* make_again(PyObject*, PyObject* argument) {
+  if (!Py_IS_TYPE(argument, &trace_type)) {
+    PyErr_SetString(PyExc_TypeError, "again() takes what trace() returned");
+    return nullptr;
+  }
+  auto* original = reinterpret_cast<Trace*>(argument);
+  Trace* trace = new_trace(original->name, original->level);
+  if (trace == nullptr) return nullptr;
+  Py_XINCREF(original->out);
+  trace->out = original->out;
+  Py_XINCREF(original->parent);
+  trace->parent = original->parent;
+  if (original->args != nullptr) trace->args = new std::shared_ptr<const std::string>(*original->args);
+  return reinterpret_cast<PyObject*>(trace);
+}
+
+PyObject* make_mark(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+  if (!check_name(args, count, "mark")) return nullptr;
+  if (Recorder::get().active() == nullptr) Py_RETURN_NONE;
+  std::string json;
+  const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
+  for (Py_ssize_t index = 0; index < named; ++index) {
+    json.push_back(index == 0 ? '{' : ',');
+    if (!append_json_member(&json, PyTuple_GET_ITEM(keywords, index), args[count + index])) return nullptr;
+  }
+  finish_json(&json);
+  mark(name_id(args[0]), json);
+  Py_RETURN_NONE;
+}
+
+PyObject* set_outermost_hooks(PyObject*, PyObject* args) {
+  PyObject* begin = nullptr;
+  PyObject* end = nullptr;
+  PyObject* decorator = nullptr;
+  if (!PyArg_ParseTuple(args, "OOO", &begin, &end, &decorator)) return nullptr;
+  Py_INCREF(begin);
+  Py_INCREF(end);
+  Py_INCREF(decorator);
+  Py_XSETREF(begin_recording, begin);
+  Py_XSETREF(end_recording, end);
+  Py_XSETREF(decorate, decorator);
+  Py_RETURN_NONE;
+}
+
+template <class Function>
+PyCFunction as_method(Function* function) {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function));
+}
+
+PyMethodDef module_functions[] = {
+    {"trace", as_method(make_trace), METH_FASTCALL | METH_KEYWORDS,
+     "trace(name, *, level='stage', parent=None, out=None, **args)\n\nA named scope."},
+    {"again", make_again, METH_O, "again(trace)\n\nA fresh Trace like the one given, for decorators."},
+    {"mark", as_method(make_mark), METH_FASTCALL | METH_KEYWORDS, "mark(name, **args)\n\nAn instant."},
+    {"set_outermost_hooks", set_outermost_hooks, METH_VARARGS,
+     "set_outermost_hooks(begin_recording, end_recording, decorate)"},
+    {nullptr, nullptr, 0, nullptr}};
+
+bool add_type(PyObject* module, const char* name, PyTypeObject* type) {
+  if (PyType_Ready(type) < 0) return false;
+  Py_INCREF(type);
+  return PyModule_AddObject(module, name, reinterpret_cast<PyObject*>(type)) == 0;
+}
+
+}  // namespace
+
+bool add_scope_types(PyObject* module) {
+  current_scope = PyContextVar_New("wanhook.current_scope", nullptr);
+  return current_scope != nullptr && add_type(module, "Scope", &open_scope_type) &&
+         add_type(module, "Trace", &trace_type) && PyModule_AddFunctions(module, module_functions) == 0;
+}
+
+}  // namespace wanhook

@@ -1,0 +1,17 @@
+// The Python objects behind wanhook.trace(), wanhook.role() and wanhook.mark(), written against the CPython API: a
+// pybind11 class would cost five times as much for each `with`.
+//
+// Which scope is open is kept in a context variable, so each asyncio task, and each thread that runs in a copied
+// context, has its own; the thread's innermost scope is mirrored into ThreadState for the hooks. A scope is left by
+// identity: what is still open inside is closed with it, and what was closed that way is left in silence later.
+#pragma once
+
+#include <Python.h>
+
+namespace wanhook {
+
+// Adds `trace`, `mark`, `role`, `set_outermost_hooks` and the types `Trace`, `Scope`, `Role` to the module. False with a
+// Python error set.
+bool add_scope_types(PyObject* module);
+
+}  // namespace wanhook

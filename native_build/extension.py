@@ -1,0 +1,84 @@
+"""The extension wanhook._C: its sources and flags, and the command that builds it. Needs torch.
+
+Files that end in ``_cuda.cpp`` are compiled where torch has CUDA, files that end in ``_host.cpp`` where it has not,
+all others always. The C++ standard is torch's: BuildExtension adds the one that the installed version needs.
+"""
+
+import json
+import os
+import sysconfig
+from pathlib import Path
+
+import torch
+from setuptools import Extension
+from torch.utils.cpp_extension import BuildExtension, CppExtension, include_paths
+
+from native_build.cuda_toolkit import find_cuda_files
+
+_SOURCE_FOLDERS = ("core", "device", "hooks", "python")
+_COMPILE_FLAGS = ["-O2", "-g1", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
+
+
+def source_files(root: Path, cuda: bool) -> list[str]:
+    """C++ sources of wanhook._C relative to ``root``, in a fixed order."""
+    files = [file for folder in _SOURCE_FOLDERS for file in sorted((root / "csrc" / folder).glob("*.cpp"))]
+    left_out = "_host.cpp" if cuda else "_cuda.cpp"
+    kept = [file for file in [*files, root / "csrc" / "bindings.cpp"] if not file.name.endswith(left_out)]
+    return [str(file.relative_to(root)) for file in kept]
+
+
+def native_extensions(root: Path) -> list[Extension]:
+    """All extension modules for the installed torch. Raises CudaHeadersNotFound."""
+    return [_recording_extension(root)]
+
+
+def _recording_extension(root: Path) -> Extension:
+    cuda = torch.version.cuda is not None
+    macros = [("WANHOOK_TORCH_BUILT", f'"{torch.__version__}"')]
+    # -isystem wins over the -I that CppExtension adds for the same folder: our warnings are not about torch's headers.
+    system_includes = [*include_paths(), sysconfig.get_paths()["include"]]
+    libraries, objects = [], []
+    if cuda:
+        files = find_cuda_files(torch.version.cuda)
+        macros += [("WANHOOK_CUDA", "1")] + ([("USE_C10D_NCCL", "1")] if files.nccl else [])
+        system_includes += map(str, files.include_dirs)
+        libraries = ["c10_cuda", "torch_cuda"] + ([] if files.libcudart else ["cudart"])
+        objects = [str(files.libcudart)] if files.libcudart else []
+    return CppExtension(
+        "wanhook._C",
+        source_files(root, cuda),
+        include_dirs=[str(root / "csrc")],
+        define_macros=macros,
+        extra_compile_args=_COMPILE_FLAGS + [flag for folder in system_includes for flag in ("-isystem", folder)],
+        # No rpath: torch is always imported first, and has loaded its libraries, libcudart among them, by then.
+        libraries=libraries,
+        extra_objects=objects,
+    )
+
+
+class BuildNative(BuildExtension):
+    """build_ext that keeps one object folder a torch version, and says beside the extension what it was built for.
+
+    wanhook/_build.json is how a mismatch is seen before the library is loaded: loading it could crash.
+    """
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        # pip gives an editable build a fresh temporary folder each time; ninja needs one that stays.
+        self.build_temp = str(Path("build", f"objects-{sysconfig.get_config_var('SOABI')}-torch{torch.__version__}"))
+
+    def build_extensions(self) -> None:
+        # ninja's own default is two jobs more than cores; a torch source takes more than 1 GB to compile.
+        os.environ.setdefault("MAX_JOBS", str(len(os.sched_getaffinity(0))))
+        super().build_extensions()
+        self._build_info(Path(self.build_lib)).write_text(
+            json.dumps({"torch": str(torch.__version__), "cuda": torch.version.cuda}) + "\n"
+        )
+
+    def copy_extensions_to_source(self) -> None:
+        super().copy_extensions_to_source()
+        package = self.get_finalized_command("build_py").get_package_dir("wanhook")
+        self.copy_file(str(self._build_info(Path(self.build_lib))), str(Path(package, "_build.json")))
+
+    def _build_info(self, folder: Path) -> Path:
+        return folder / "wanhook" / "_build.json"

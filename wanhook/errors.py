@@ -1,0 +1,5 @@
+"""Errors of the recording half. Each message names the remedy."""
+
+
+class WanhookError(RuntimeError):
+    """A recording could not be started as asked."""

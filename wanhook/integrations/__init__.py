@@ -1,0 +1,1 @@
+"""Reversible changes to other packages, made right after they are imported."""

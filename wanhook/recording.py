@@ -1,0 +1,208 @@
+"""Starting and stopping a recording, and the scopes in it."""
+
+import atexit
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import orjson
+
+from wanhook import attach, metadata, run_directory, settings
+from wanhook._native import load as load_native
+from wanhook.decorators import decorate
+from wanhook.errors import WanhookError
+from wanhook.integrations import coalescing, dynamo
+
+_C = load_native()
+
+trace = _C.trace
+mark = _C.mark
+role = _C.role
+
+# StateReason and SampleEdge of csrc/core/record.h.
+_REASON_START, _REASON_STOP, _REASON_RESUME = 1, 2, 4
+_EDGE_START, _EDGE_STOP = 3, 4
+
+_ALREADY_RECORDING, _FORKED_CHILD = -1, -2
+_LARGEST_META = 60_000
+
+
+@dataclass(frozen=True)
+class _Current:
+    """``settled``: all ranks are known to use the same name for this run."""
+
+    path: Path
+    run_id: str
+    number: int
+    explicit_directory: bool
+    settled: bool
+
+
+_current: _Current | None = None
+_recordings = 0
+_refused = False
+
+
+def start(out=None, *, level: str | None = None, max_mb: int | None = None) -> Path | None:
+    """Starts a recording that runs until stop(), and returns the run directory.
+
+    ``out``: the run directory, made if need be; default WANHOOK_OUT, else one under wanhook-runs/. ``level``: deepest
+    scopes to record, "stage", "block" or "op". ``max_mb``: cap of this rank's file in MiB. Returns None, and does
+    nothing, under WANHOOK=0 and in a forked child. Raises WanhookError when a recording runs already or the directory
+    cannot be written, ValueError for a bad level or cap.
+    """
+    chosen = settings.from_environment()
+    if level is not None:
+        if level not in settings.LEVELS:
+            raise ValueError(f"level must be one of {', '.join(settings.LEVELS)}, not {level!r}")
+        chosen = replace(chosen, level=level)
+    if max_mb is not None:
+        if max_mb < settings.MIN_MAX_MB:
+            raise ValueError(f"max_mb must be at least {settings.MIN_MAX_MB}, not {max_mb}")
+        chosen = replace(chosen, max_mb=int(max_mb))
+    if out is not None:
+        chosen = replace(chosen, out=Path(out))
+    return _start(chosen, "start")
+
+
+def stop(wait: float = 0.0) -> None:
+    """Ends the recording; does nothing when none runs.
+
+    Does not wait for the GPU: spans that are still under way are added to the file in the background, for at most two
+    seconds at interpreter exit. ``wait``: seconds to give them now, for scripts that read the file right after.
+    """
+    _stop(at_exit=False, wait=wait)
+
+
+def pause() -> None:
+    """Closes the gate: nothing is recorded until resume(), at the cost of one load a hook."""
+    _C.pause()
+
+
+def resume() -> None:
+    """Opens the gate again; the allocator's state is recorded anew, as events in between are not known."""
+    if _C.resume():
+        _C.snapshot(_REASON_RESUME)
+
+
+def cuda_came_up() -> None:
+    """CUDA was initialised inside a recording: its allocator's state is known from here on."""
+    _C.snapshot(_REASON_START)
+    _C.sample(_EDGE_START)
+
+
+def _start(chosen: settings.Settings, started_by: str) -> Path | None:
+    global _current, _recordings
+    if not chosen.enabled or _C.status()["forked_child"]:
+        return None
+    attach.attach()
+    settled = run_directory.can_agree()
+    run_id = run_directory.agree(run_directory.run_name(), _recordings) if settled else run_directory.run_name()
+    directory = (chosen.out or Path(run_directory.BASE) / run_id).absolute()
+    path = run_directory.file_path(directory, metadata.rank(), _recordings)
+    _open(path, chosen)
+    settled = settled or run_directory.is_one_launch_on_one_host()
+    _current = _Current(path, run_id, _recordings, chosen.out is not None, settled)
+    _recordings += 1
+    _append_meta(metadata.describe_start(chosen.level, run_id, directory.name, _current.number, started_by))
+    _C.snapshot(_REASON_START)
+    _C.sample(_EDGE_START)
+    return directory
+
+
+def _open(path: Path, chosen: settings.Settings) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(path.parent, error) from None
+    result = _C.start(str(path), chosen.max_mb << 20, settings.LEVELS.index(chosen.level))
+    if result == _ALREADY_RECORDING:
+        raise WanhookError("a recording runs already; call wanhook.stop() first, or open scopes with wanhook.trace()")
+    if result > 0:
+        raise _cannot_write(path.parent, OSError(result, _error_text(result)))
+
+
+def _cannot_write(directory: Path, error: OSError) -> WanhookError:
+    return WanhookError(
+        f"cannot write a recording to {directory}: {error.strerror}. "
+        "Pass another directory with out=... or WANHOOK_OUT, or make room there."
+    )
+
+
+def _error_text(number: int) -> str:
+    import os
+
+    return os.strerror(number)
+
+
+def _stop(at_exit: bool, wait: float) -> None:
+    global _current
+    current, _current = _current, None
+    if current is None or _C.status()["forked_child"]:
+        return
+    if _C.status()["recording"]:
+        _C.snapshot(_REASON_STOP)
+        _C.sample(_EDGE_STOP)
+        final = metadata.describe_now()
+        final["notes"] = attach.notes()
+        run_id = current.run_id
+        if not (at_exit or current.settled) and run_directory.can_agree():
+            run_id = run_directory.agree(run_id, current.number)
+            final["run"] = {"id": run_id}
+        _append_meta(final)
+        _C.stop(at_exit, int(wait * 1e9))
+        if run_id != current.run_id and not current.explicit_directory:
+            _move(current.path, current.path.parent.parent / run_id)
+
+
+def _move(path: Path, directory: Path) -> None:
+    """To the directory that the ranks agreed on after this file was begun; the open mapping follows the file."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        path.rename(directory / path.name)
+        path.parent.rmdir()
+    except OSError:
+        pass  # it can be read where it is; the report joins ranks by run id
+
+
+def _append_meta(meta: dict) -> None:
+    """One record for each top-level key that would make a record too long; readers merge them."""
+    encoded = orjson.dumps(meta, default=str)
+    if len(encoded) <= _LARGEST_META:
+        _C.append_meta(encoded)
+        return
+    for key, value in meta.items():
+        piece = orjson.dumps({key: value}, default=str)
+        if len(piece) <= _LARGEST_META:
+            _C.append_meta(piece)
+
+
+def _begin_outermost(out) -> bool:
+    """A scope is entered while nothing is recorded. Raises only where the user named a directory."""
+    global _refused
+    if out is None and _refused:
+        return False
+    chosen = settings.from_environment()
+    try:
+        return _start(replace(chosen, out=Path(out)) if out is not None else chosen, "trace") is not None
+    except WanhookError as error:
+        if out is not None:
+            raise
+        _refused = True
+        settings.complain(f"{error} This run is not recorded.")
+        return False
+
+
+def _end_outermost() -> None:
+    _stop(at_exit=False, wait=0.0)
+
+
+def _at_exit() -> None:
+    _stop(at_exit=True, wait=0.0)
+    _C.finish_all(2_000_000_000)
+
+
+_C.set_outermost_hooks(_begin_outermost, _end_outermost, decorate)
+attach.attach()
+coalescing.install()
+dynamo.install()
+atexit.register(_at_exit)

@@ -1,0 +1,57 @@
+"""Settings from the environment. A value that cannot be used is reported once on stderr and the default taken."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+LEVELS = ("stage", "block", "op")
+DEFAULT_MAX_MB = 2048
+MIN_MAX_MB = 4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``enabled``: False under WANHOOK=0, where nothing is ever recorded. ``out``: the run directory, None for one
+    under wanhook-runs/. ``max_mb``: cap of one rank's file in MiB."""
+
+    enabled: bool = True
+    out: Path | None = None
+    level: str = "op"
+    max_mb: int = DEFAULT_MAX_MB
+
+
+def from_environment(environ=os.environ) -> Settings:
+    """Reads WANHOOK, WANHOOK_OUT, WANHOOK_LEVEL and WANHOOK_MAX_MB."""
+    out = environ.get("WANHOOK_OUT")
+    return Settings(
+        enabled=environ.get("WANHOOK", "") != "0",
+        out=Path(out) if out else None,
+        level=_level(environ.get("WANHOOK_LEVEL")),
+        max_mb=_max_mb(environ.get("WANHOOK_MAX_MB")),
+    )
+
+
+def complain(line: str) -> None:
+    """One line on stderr; never raises, whatever the host program did to stderr."""
+    try:
+        sys.stderr.write(f"wanhook: {line}\n")
+        sys.stderr.flush()
+    except Exception:  # noqa: S110 the host program goes on without our line
+        pass
+
+
+def _level(value: str | None) -> str:
+    if value in (None, "", *LEVELS):
+        return value or "op"
+    complain(f"WANHOOK_LEVEL={value!r} is not one of {', '.join(LEVELS)}; using op")
+    return "op"
+
+
+def _max_mb(value: str | None) -> int:
+    if not value:
+        return DEFAULT_MAX_MB
+    if value.isdecimal() and int(value) >= MIN_MAX_MB:
+        return int(value)
+    complain(f"WANHOOK_MAX_MB={value!r} is not a whole number of at least {MIN_MAX_MB}; using {DEFAULT_MAX_MB}")
+    return DEFAULT_MAX_MB
