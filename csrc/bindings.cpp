@@ -23,7 +23,7 @@ namespace py = pybind11;
 namespace wanhook {
 namespace {
 
-// 0, or an errno value; -1 already recording, -2 forked child.
+// 0, or an errno value; EBUSY when a recording runs already or this is a forked child.
 int start(const std::string& path, uint64_t capacity_bytes, int level) {
   RecordingOptions options;
   options.path = path;
@@ -31,14 +31,7 @@ int start(const std::string& path, uint64_t capacity_bytes, int level) {
   options.level = static_cast<ScopeLevel>(level);
   if (!resolver::ensure_running()) return EAGAIN;
   int error = 0;
-  switch (Recorder::get().start(options, &error)) {
-    case GateResult::kAlreadyRecording:
-      return -1;
-    case GateResult::kForkedChild:
-      return -2;
-    default:
-      return error;
-  }
+  return Recorder::get().start(options, &error) == GateResult::kOk ? error : EBUSY;
 }
 
 // Waits for the file to be finished only while no GPU span is pending, and at most `wait_ns` in all.
@@ -47,7 +40,8 @@ bool stop(bool at_exit, int64_t wait_ns) {
   if (recording == nullptr) return false;
   if (Recorder::get().stop(at_exit ? FileState::kExited : FileState::kStopped, 0) != GateResult::kOk) return false;
   if (recording->pending_spans() == 0 || wait_ns > 0) {
-    resolver::wait_finished(recording, recording->pending_spans() == 0 ? std::max<int64_t>(wait_ns, 2'000'000'000) : wait_ns);
+    resolver::wait_finished(recording,
+                            recording->pending_spans() == 0 ? std::max<int64_t>(wait_ns, 2'000'000'000) : wait_ns);
   }
   return true;
 }

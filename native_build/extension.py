@@ -6,7 +6,10 @@ all others always. The C++ standard is torch's: BuildExtension adds the one that
 
 import json
 import os
+import shutil
+import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import torch
@@ -62,6 +65,12 @@ class BuildNative(BuildExtension):
     wanhook/_build.json is how a mismatch is seen before the library is loaded: loading it could crash.
     """
 
+    def __init__(self, *args, **kwargs) -> None:
+        # The ninja wheel puts its program beside the interpreter, which need not be on PATH.
+        if shutil.which("ninja") is None:
+            os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        super().__init__(*args, **kwargs)
+
     def finalize_options(self) -> None:
         super().finalize_options()
         # pip gives an editable build a fresh temporary folder each time; ninja needs one that stays.
@@ -70,15 +79,17 @@ class BuildNative(BuildExtension):
     def build_extensions(self) -> None:
         # ninja's own default is two jobs more than cores; a torch source takes more than 1 GB to compile.
         os.environ.setdefault("MAX_JOBS", str(len(os.sched_getaffinity(0))))
+        started = time.time()
         super().build_extensions()
-        self._build_info(Path(self.build_lib)).write_text(
-            json.dumps({"torch": str(torch.__version__), "cuda": torch.version.cuda}) + "\n"
-        )
+        note = self._note()
+        note.write_text(json.dumps({"torch": str(torch.__version__), "cuda": torch.version.cuda}) + "\n")
+        # A source edited while the build ran must count as newer than the build.
+        os.utime(note, (started, started))
 
     def copy_extensions_to_source(self) -> None:
         super().copy_extensions_to_source()
         package = self.get_finalized_command("build_py").get_package_dir("wanhook")
-        self.copy_file(str(self._build_info(Path(self.build_lib))), str(Path(package, "_build.json")))
+        self.copy_file(str(self._note()), str(Path(package, "_build.json")))
 
-    def _build_info(self, folder: Path) -> Path:
-        return folder / "wanhook" / "_build.json"
+    def _note(self) -> Path:
+        return Path(self.build_lib, "wanhook", "_build.json")

@@ -54,6 +54,11 @@ def rank() -> int | None:
     return _rank().get("rank")
 
 
+def ranks_on_this_host() -> int:
+    """Ranks that share this host's disk, as far as the launcher tells; at least 1."""
+    return _whole_number("LOCAL_WORLD_SIZE") or 1
+
+
 def _rank() -> dict:
     found = {
         "rank": _whole_number("RANK"),

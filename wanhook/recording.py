@@ -1,12 +1,15 @@
 """Starting and stopping a recording, and the scopes in it."""
 
 import atexit
+import contextlib
+import os
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
 
-from wanhook import attach, metadata, run_directory, settings
+from wanhook import attach, metadata, run_directory, settings, spool
 from wanhook._native import load as load_native
 from wanhook.decorators import decorate
 from wanhook.errors import WanhookError
@@ -22,15 +25,16 @@ role = _C.role
 _REASON_START, _REASON_STOP, _REASON_RESUME = 1, 2, 4
 _EDGE_START, _EDGE_STOP = 3, 4
 
-_ALREADY_RECORDING, _FORKED_CHILD = -1, -2
 _LARGEST_META = 60_000
 
 
 @dataclass(frozen=True)
 class _Current:
-    """``settled``: all ranks are known to use the same name for this run."""
+    """``path``: the file's place in the run directory; ``written``: the file that is mapped, elsewhere when spooled.
+    ``settled``: all ranks are known to use the same name for this run."""
 
     path: Path
+    written: Path
     run_id: str
     number: int
     explicit_directory: bool
@@ -38,8 +42,8 @@ class _Current:
 
 
 _current: _Current | None = None
+_spooled: list[tuple[Path, Path]] = []  # local file, place in the run directory
 _recordings = 0
-_refused = False
 
 
 def start(out=None, *, level: str | None = None, max_mb: int | None = None) -> Path | None:
@@ -99,26 +103,54 @@ def _start(chosen: settings.Settings, started_by: str) -> Path | None:
     run_id = run_directory.agree(run_directory.run_name(), _recordings) if settled else run_directory.run_name()
     directory = (chosen.out or Path(run_directory.BASE) / run_id).absolute()
     path = run_directory.file_path(directory, metadata.rank(), _recordings)
-    _open(path, chosen)
+    kind = _make_directory(directory)
+    written = _open(path, chosen, spool.must_spool(kind))
+    _warn_about_room(written.parent, chosen.max_mb)
     settled = settled or run_directory.is_one_launch_on_one_host()
-    _current = _Current(path, run_id, _recordings, chosen.out is not None, settled)
+    _current = _Current(path, written, run_id, _recordings, chosen.out is not None, settled)
     _recordings += 1
-    _append_meta(metadata.describe_start(chosen.level, run_id, directory.name, _current.number, started_by))
+    meta = metadata.describe_start(chosen.level, run_id, directory.name, _current.number, started_by)
+    _append_meta({**meta, "file_system": {"type": kind, "spooled": written != path}})
     _C.snapshot(_REASON_START)
     _C.sample(_EDGE_START)
     return directory
 
 
-def _open(path: Path, chosen: settings.Settings) -> None:
+def _make_directory(directory: Path) -> str:
+    """Makes the run directory and returns the type of its file system."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(directory, error) from None
+    return spool.file_system(directory.resolve())
+
+
+def _open(path: Path, chosen: settings.Settings, spooled: bool) -> Path:
+    """Starts the native recording and returns the file that is written."""
+    if _C.status()["recording"]:
+        raise WanhookError("a recording runs already; call wanhook.stop() first, or open scopes with wanhook.trace()")
+    try:
+        written = spool.place(path) if spooled else path
     except OSError as error:
         raise _cannot_write(path.parent, error) from None
-    result = _C.start(str(path), chosen.max_mb << 20, settings.LEVELS.index(chosen.level))
-    if result == _ALREADY_RECORDING:
-        raise WanhookError("a recording runs already; call wanhook.stop() first, or open scopes with wanhook.trace()")
+    result = _C.start(str(written), chosen.max_mb << 20, settings.LEVELS.index(chosen.level))
     if result > 0:
-        raise _cannot_write(path.parent, OSError(result, _error_text(result)))
+        raise _cannot_write(written.parent, OSError(result, os.strerror(result)))
+    return written
+
+
+def _warn_about_room(directory: Path, max_mb: int) -> None:
+    """Says so at the start when the disk cannot hold what this host's ranks may write."""
+    try:
+        free_mb = shutil.disk_usage(directory).free >> 20
+    except OSError:
+        return
+    ranks = metadata.ranks_on_this_host()
+    if free_mb < max_mb * ranks:
+        settings.complain(
+            f"{free_mb} MiB are free in {directory} and {ranks} rank(s) may write {max_mb} MiB each; a recording ends "
+            "early when the disk is full. Set WANHOOK_MAX_MB, or record elsewhere with WANHOOK_OUT."
+        )
 
 
 def _cannot_write(directory: Path, error: OSError) -> WanhookError:
@@ -126,12 +158,6 @@ def _cannot_write(directory: Path, error: OSError) -> WanhookError:
         f"cannot write a recording to {directory}: {error.strerror}. "
         "Pass another directory with out=... or WANHOOK_OUT, or make room there."
     )
-
-
-def _error_text(number: int) -> str:
-    import os
-
-    return os.strerror(number)
 
 
 def _stop(at_exit: bool, wait: float) -> None:
@@ -150,18 +176,23 @@ def _stop(at_exit: bool, wait: float) -> None:
             final["run"] = {"id": run_id}
         _append_meta(final)
         _C.stop(at_exit, int(wait * 1e9))
+        path = current.path
         if run_id != current.run_id and not current.explicit_directory:
-            _move(current.path, current.path.parent.parent / run_id)
+            path = _move(path, path.parent.parent / run_id)
+        if current.written != current.path:
+            _spooled.append((current.written, path))
 
 
-def _move(path: Path, directory: Path) -> None:
+def _move(path: Path, directory: Path) -> Path:
     """To the directory that the ranks agreed on after this file was begun; the open mapping follows the file."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         path.rename(directory / path.name)
-        path.parent.rmdir()
     except OSError:
-        pass  # it can be read where it is; the report joins ranks by run id
+        return path  # it can be read where it is; the report joins ranks by run id
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
+    return directory / path.name
 
 
 def _append_meta(meta: dict) -> None:
@@ -176,20 +207,17 @@ def _append_meta(meta: dict) -> None:
             _C.append_meta(piece)
 
 
-def _begin_outermost(out) -> bool:
-    """A scope is entered while nothing is recorded. Raises only where the user named a directory."""
-    global _refused
-    if out is None and _refused:
-        return False
+def _begin_outermost(out) -> bool | None:
+    """A scope is entered while nothing is recorded. None: do not ask again. Raises only where the user named a
+    directory."""
     chosen = settings.from_environment()
+    if out is not None:
+        return _start(replace(chosen, out=Path(out)), "trace") is not None
     try:
-        return _start(replace(chosen, out=Path(out)) if out is not None else chosen, "trace") is not None
+        return None if _start(chosen, "trace") is None else True
     except WanhookError as error:
-        if out is not None:
-            raise
-        _refused = True
         settings.complain(f"{error} This run is not recorded.")
-        return False
+        return None
 
 
 def _end_outermost() -> None:
@@ -199,6 +227,10 @@ def _end_outermost() -> None:
 def _at_exit() -> None:
     _stop(at_exit=True, wait=0.0)
     _C.finish_all(2_000_000_000)
+    # Copying takes as long as the network does, so it waits for the end of the program.
+    for local, path in _spooled:
+        if not spool.bring_home(local, path):
+            settings.complain(f"the recording stays in {local}: it could not be copied to {path.parent}")
 
 
 _C.set_outermost_hooks(_begin_outermost, _end_outermost, decorate)

@@ -402,7 +402,8 @@ struct RecorderSampleRecord {
 enum ClockFlags : uint8_t { kAnchorHost = 1, kAnchorGpu = 2 };
 
 // Host anchor: monotonic and realtime were read between tick and tick_after.
-// GPU anchor: the device reached reference event `reference`, `gpu` ns after its first one, between tick and tick_after.
+// GPU anchor: the device reached reference event `reference`, `gpu` ns after its first one, between tick and
+// tick_after.
 struct ClockAnchorRecord {
   uint8_t kind;
   uint8_t flags;          // ClockFlags

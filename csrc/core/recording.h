@@ -1,8 +1,8 @@
 // One recording: a trace file, the threads that write into it, and how it ends.
 //
-// append() is the hot path: any thread, no lock, no allocation, no system call, never throws; when no chunk is ready the
-// record is dropped and counted. Everything else is cold. A recording is never destroyed, because a thread that read
-// the pointer before the gate closed may still use it.
+// append() is the hot path: any thread, no lock, no allocation, no system call, never throws; when no chunk is ready
+// the record is dropped and counted. Everything else is cold. A recording is never destroyed, because a thread that
+// read the pointer before the gate closed may still use it.
 #pragma once
 
 #include <atomic>
@@ -118,7 +118,7 @@ class Recording {
 
   template <class Record>
   bool put_or_renew(ChunkWriter* writer, ChunkType type, const Record& record, std::string_view text,
-                  uint32_t reserve) noexcept {
+                    uint32_t reserve) noexcept {
     const uint32_t slots = slots_for_text(text.size());
     if (!writer->has_room(slots + reserve) && !renew(writer, type)) return false;
     writer->put(record, text);

@@ -91,9 +91,7 @@ void TraceFile::set_state(FileState state, uint32_t error) noexcept {
   __atomic_store_n(&header_->state, static_cast<uint32_t>(state), __ATOMIC_RELEASE);
 }
 
-void TraceFile::add_dropped(uint64_t count) noexcept {
-  __atomic_fetch_add(&header_->dropped, count, __ATOMIC_RELAXED);
-}
+void TraceFile::add_dropped(uint64_t count) noexcept { __atomic_fetch_add(&header_->dropped, count, __ATOMIC_RELAXED); }
 
 uint64_t TraceFile::dropped() const noexcept { return __atomic_load_n(&header_->dropped, __ATOMIC_RELAXED); }
 
@@ -106,6 +104,8 @@ void TraceFile::close() noexcept {
   const uint64_t tail = capacity_chunks_ - used;
   if (tail > 0) ::munmap(chunk(static_cast<uint32_t>(used)), tail * kChunkBytes);
   disk::truncate(fd_, kHeaderBytes + used * kChunkBytes);
+  // Out of this process's resident memory; what a late writer still stores faults the page in again.
+  ::madvise(header_, kHeaderBytes + used * kChunkBytes, MADV_DONTNEED);
   ::close(fd_);
   fd_ = -1;
 }

@@ -23,7 +23,8 @@ class WakeUp {
 
   // Until wake() or the time is over; returns at once when wake() came before.
   void sleep(int64_t nanoseconds) noexcept {
-    const timespec relative{static_cast<time_t>(nanoseconds / 1'000'000'000), static_cast<long>(nanoseconds % 1'000'000'000)};
+    const timespec relative{static_cast<time_t>(nanoseconds / 1'000'000'000),
+                            static_cast<long>(nanoseconds % 1'000'000'000)};
     if (pending_.load(std::memory_order_acquire) == 0) futex(FUTEX_WAIT_PRIVATE, 0, &relative);
     pending_.store(0, std::memory_order_release);
   }

@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kAnchorPeriod = 1'000'000'000;
 constexpr uint32_t kDenseAnchors = 5;              // in the first rounds, so that short runs have good anchors too
-constexpr int64_t kLongestAnchorSpin = 100'000;    // ns; a stream of our own is reached within ~16 µs also under load
+constexpr int64_t kLongestAnchorSpin = 100'000;  // ns; a stream of our own is reached within ~16 µs also under load
 constexpr uint32_t kReadyPairs = 512;
 
 int64_t elapsed_ns(cudaEvent_t from, cudaEvent_t to, cudaError_t* error) noexcept {

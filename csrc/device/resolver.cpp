@@ -4,10 +4,10 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
-#include <algorithm>
 #include <cstring>
 
 #include "core/clock.h"
@@ -35,9 +35,12 @@ uint64_t resident_bytes() noexcept {
 
 void say_recording_ended(const Recording& recording, FileState state, uint32_t error) noexcept {
   char line[512];
-  const char* why = state == FileState::kFull ? "the size limit is reached (raise WANHOOK_MAX_MB or max_mb=)" : std::strerror(static_cast<int>(error));
-  const int length = std::snprintf(line, sizeof(line), "wanhook: recording ended early: %s: %s\n", recording.path().c_str(), why);
-  if (length > 0 && ::write(STDERR_FILENO, line, std::min<size_t>(static_cast<size_t>(length), sizeof(line) - 1)) < 0) return;
+  const char* why = state == FileState::kFull ? "the size limit is reached (raise WANHOOK_MAX_MB or max_mb=)"
+                                              : std::strerror(static_cast<int>(error));
+  const int length =
+      std::snprintf(line, sizeof(line), "wanhook: recording ended early: %s: %s\n", recording.path().c_str(), why);
+  if (length > 0 && ::write(STDERR_FILENO, line, std::min<size_t>(static_cast<size_t>(length), sizeof(line) - 1)) < 0)
+    return;
 }
 
 class Rounds {

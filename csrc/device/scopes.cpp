@@ -59,7 +59,8 @@ Scope begin_scope(const ScopeRequest& request) noexcept {
   record.device = static_cast<int8_t>(scope.timer == 0 ? -1 : stream.device);
   record.stream = reinterpret_cast<uint64_t>(stream.stream);
   record.timed = scope.timer != 0;
-  const bool written = request.args.empty() ? recording->append(record) != nullptr : recording->append(record, request.args);
+  const bool written =
+      request.args.empty() ? recording->append(record) != nullptr : recording->append(record, request.args);
   if (!written) {
     SpanTimer::abandon(scope.timer);
     return Scope{};

@@ -51,8 +51,8 @@ BlockStateRecord describe(const caching::BlockInfo& block, uint64_t address) noe
 SegmentStateRecord describe(const caching::SegmentInfo& segment) noexcept {
   SegmentStateRecord record{};
   record.kind = static_cast<uint8_t>(Kind::kSegmentState);
-  record.flags = static_cast<uint8_t>((segment.is_large ? kSegmentLarge : 0) |
-                                      (segment.is_expandable ? kSegmentExpandable : 0));
+  record.flags =
+      static_cast<uint8_t>((segment.is_large ? kSegmentLarge : 0) | (segment.is_expandable ? kSegmentExpandable : 0));
   record.device = static_cast<int8_t>(segment.device);
   record.address = segment.address;
   record.total = segment.total_size;
@@ -151,9 +151,7 @@ AllocatorSampleRecord describe(const c10::CachingDeviceAllocator::DeviceStats& s
 
 }  // namespace
 
-int next_snapshot_device() noexcept {
-  return snapshot_in_progress.active ? snapshot_in_progress.next_device++ : -1;
-}
+int next_snapshot_device() noexcept { return snapshot_in_progress.active ? snapshot_in_progress.next_device++ : -1; }
 
 void note_snapshot_sequence(int device, uint64_t sequence) noexcept {
   snapshot_in_progress.sequence[device] = sequence;

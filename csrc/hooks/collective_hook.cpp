@@ -1,8 +1,8 @@
 #include "hooks/collective_hook.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/library.h>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include <algorithm>
 #include <memory>
@@ -118,8 +118,8 @@ class CollectiveKernel final : public c10::OperatorKernel {
     handle.redispatchBoxed(keys & behind, stack);
   }
 
-  CollectiveRecord describe(const CallTensors& inputs, const CallTensors& outputs,
-                            c10::ArrayRef<c10::IValue> arguments, const KnownGroup& group, StreamRef* stream) const {
+  CollectiveRecord describe(const CallTensors& inputs, const CallTensors& outputs, c10::ArrayRef<c10::IValue> arguments,
+                            const KnownGroup& group, StreamRef* stream) const {
     const CallTensors& any = inputs.count > 0 ? inputs : outputs;
     CollectiveRecord record{};
     record.kind = static_cast<uint8_t>(Kind::kCollective);

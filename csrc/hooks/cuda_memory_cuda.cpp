@@ -79,7 +79,8 @@ void on_trace_entry(const caching::TraceEntry& entry) noexcept {
   Recording* recording = Recorder::get().active();
   if (recording == nullptr) return;
   const AllocatorAction action = translate(entry.action_);
-  // Some versions give every SNAPSHOT entry device 0, whatever lock is held: only those of our own snapshot have a place.
+  // Some versions give every SNAPSHOT entry device 0, whatever lock is held: only those of our own snapshot have a
+  // place.
   const int device = action == AllocatorAction::kSnapshot ? next_snapshot_device() : entry.device_;
   if (device < 0 || device >= kMaxDevices) return;
   DeviceEvents& events = device_events[device];

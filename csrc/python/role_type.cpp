@@ -29,11 +29,10 @@ PyObject* role_exit(PyObject* self, PyObject* const*, Py_ssize_t) {
 
 void role_dealloc(PyObject* self) { PyObject_Free(self); }
 
-PyMethodDef role_methods[] = {
-    {"__enter__", role_enter, METH_NOARGS, "Tags this thread's collectives."},
-    {"__exit__", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(role_exit)), METH_FASTCALL,
-     "Restores the tag that was there before."},
-    {nullptr, nullptr, 0, nullptr}};
+PyMethodDef role_methods[] = {{"__enter__", role_enter, METH_NOARGS, "Tags this thread's collectives."},
+                              {"__exit__", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(role_exit)),
+                               METH_FASTCALL, "Restores the tag that was there before."},
+                              {nullptr, nullptr, 0, nullptr}};
 
 PyTypeObject make_role_type() {
   PyTypeObject type = {PyVarObject_HEAD_INIT(nullptr, 0)};

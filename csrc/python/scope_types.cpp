@@ -39,9 +39,12 @@ extern PyTypeObject open_scope_type;
 extern PyTypeObject trace_type;
 
 PyObject* current_scope = nullptr;    // ContextVar
-PyObject* begin_recording = nullptr;  // called with (out or None) when a scope is entered and nothing is recorded
+// Called with (out or None) when a scope is entered and nothing is recorded. Answers True when a recording was started,
+// False when not, None when it never will be for scopes without `out`.
+PyObject* begin_recording = nullptr;
+bool never_start = false;
 PyObject* end_recording = nullptr;
-PyObject* decorate = nullptr;         // called with (trace, function)
+PyObject* decorate = nullptr;  // called with (trace, function)
 
 bool still_recorded(const OpenScope* scope) {
   return scope->scope.recording != nullptr && scope->scope.recording == Recorder::get().current();
@@ -102,9 +105,11 @@ PyTypeObject open_scope_type = make_open_scope_type();
 
 // 1: a recording was started for this scope; 0: not; -1: error set (an `out` that cannot be written).
 int start_recording_for(const Trace* trace) {
-  if (begin_recording == nullptr || Recorder::get().in_forked_child()) return 0;
+  if (begin_recording == nullptr || Recorder::get().in_forked_child() || (never_start && trace->out == nullptr))
+    return 0;
   PyObject* started = PyObject_CallOneArg(begin_recording, trace->out == nullptr ? Py_None : trace->out);
   if (started == nullptr) return -1;
+  if (started == Py_None) never_start = true;
   const int result = PyObject_IsTrue(started);
   Py_DECREF(started);
   return result;
@@ -206,10 +211,10 @@ void trace_dealloc(PyObject* self) {
   PyObject_Free(self);
 }
 
-PyMethodDef trace_methods[] = {
-    {"__enter__", trace_enter, METH_NOARGS, "Opens the scope and returns it."},
-    {"__exit__", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(trace_exit)), METH_FASTCALL, "Closes the scope."},
-    {nullptr, nullptr, 0, nullptr}};
+PyMethodDef trace_methods[] = {{"__enter__", trace_enter, METH_NOARGS, "Opens the scope and returns it."},
+                               {"__exit__", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(trace_exit)),
+                                METH_FASTCALL, "Closes the scope."},
+                               {nullptr, nullptr, 0, nullptr}};
 
 PyTypeObject make_trace_type() {
   PyTypeObject type = {PyVarObject_HEAD_INIT(nullptr, 0)};

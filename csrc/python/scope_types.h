@@ -10,8 +10,8 @@
 
 namespace wanhook {
 
-// Adds `trace`, `mark`, `role`, `set_outermost_hooks` and the types `Trace`, `Scope`, `Role` to the module. False with a
-// Python error set.
+// Adds `trace`, `mark`, `role`, `set_outermost_hooks` and the types `Trace`, `Scope`, `Role` to the module. False with
+// a Python error set.
 bool add_scope_types(PyObject* module);
 
 }  // namespace wanhook

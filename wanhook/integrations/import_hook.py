@@ -15,7 +15,9 @@ def on_import(name: str, action: Callable[[], None]) -> None:
 
 def forget(name: str) -> None:
     """Takes the watchers for a module that was never imported off again."""
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not (isinstance(finder, _Watcher) and finder.name == name)]
+    sys.meta_path[:] = [
+        finder for finder in sys.meta_path if not (isinstance(finder, _Watcher) and finder.name == name)
+    ]
 
 
 class _Watcher:
