@@ -1,7 +1,7 @@
 // The wanhook trace format, version 1: what one rank's file holds, byte by byte.
 //
-// This header and wanhook/trace/format.py are the only two places that know offsets; tests/unit/test_format.py
-// compares them through describe_format(). docs/trace-format.md is the published form.
+// This header and wanhook/tracefile/format.py are the only two places that know offsets; tests/unit/test_format.py
+// compares them. docs/trace-format.md is the published form.
 //
 // Everything is little-endian. A file is one header page and then fixed-size chunks. A chunk is an array of 64-byte
 // slots: slot 0 is its header, the others are records. A record that needs more room is followed directly, in the

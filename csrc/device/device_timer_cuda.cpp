@@ -37,6 +37,16 @@ void DeviceTimer::submit(uint32_t index) noexcept {
 bool DeviceTimer::enter() noexcept {
   if (failed() || cudaSetDevice(device_) != cudaSuccess) return false;
   if (anchor_stream_ != nullptr) return true;
+  // An event query in the default mode would invalidate a graph capture of another thread. Only now, because this call
+  // makes a context on whatever device is current, and before cudaSetDevice that is device 0 in every rank.
+  thread_local const bool relaxed = [] {
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    return cudaThreadExchangeStreamCaptureMode(&mode) == cudaSuccess;
+  }();
+  if (!relaxed) {
+    fail();
+    return false;
+  }
   int least = 0;
   int greatest = 0;
   const bool made = cudaDeviceGetStreamPriorityRange(&least, &greatest) == cudaSuccess &&

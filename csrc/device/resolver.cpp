@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <unordered_map>
 
 #include "core/clock.h"
 #include "core/recorder.h"
@@ -53,6 +54,7 @@ class Rounds {
         continue;
       }
       for (const Recorder::Unfinished& each : unfinished) {
+        cpu_before_.try_emplace(each.recording, read_clock(CLOCK_THREAD_CPUTIME_ID));
         if (!each.stopped) keep_going(each.recording);
       }
       SpanTimer::resolve();
@@ -89,20 +91,23 @@ class Rounds {
     for (const Recorder::Unfinished& each : unfinished) write_sample(each.recording);
   }
 
-  static void write_sample(Recording* recording) noexcept {
+  void write_sample(Recording* recording) noexcept {
     recording->write_anchor();
-    recording->write_recorder_sample(static_cast<uint64_t>(read_clock(CLOCK_THREAD_CPUTIME_ID)),
-                                     static_cast<uint64_t>(read_clock(CLOCK_PROCESS_CPUTIME_ID)), resident_bytes());
+    recording->write_recorder_sample(
+        static_cast<uint64_t>(read_clock(CLOCK_THREAD_CPUTIME_ID) - cpu_before_[recording]),
+        static_cast<uint64_t>(read_clock(CLOCK_PROCESS_CPUTIME_ID)), resident_bytes());
   }
 
-  static void finish_if_done(const Recorder::Unfinished& each) noexcept {
+  void finish_if_done(const Recorder::Unfinished& each) noexcept {
     if (each.recording->pending_spans() > 0 && !give_up.load(std::memory_order_acquire)) return;
     SpanTimer::write_final_anchors(each.recording);
     write_sample(each.recording);
     each.recording->finish(each.state, each.error);
     Recorder::get().forget(each.recording);
+    cpu_before_.erase(each.recording);
   }
 
+  std::unordered_map<Recording*, int64_t> cpu_before_;  // this thread's CPU time when the recording came, ns
   Recording* newest_ = nullptr;
   int64_t last_sample_ = 0;
   uint32_t rounds_of_sampling_ = 0;
@@ -110,7 +115,6 @@ class Rounds {
 
 void* thread_main(void*) {
   pthread_setname_np(pthread_self(), "wanhook");
-  SpanTimer::enter_resolver_thread();
   static auto* rounds = new Rounds();
   rounds->run();
   return nullptr;

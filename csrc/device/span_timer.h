@@ -36,9 +36,6 @@ class SpanTimer {
   static bool resolve() noexcept;
   // Writes GPU anchors for each device that is in use into a recording that is about to be finished.
   static void write_final_anchors(Recording* recording) noexcept;
-  // Called once on the resolver thread before anything else.
-  static void enter_resolver_thread() noexcept;
-
   // Pairs that run or wait for the resolver, over all devices.
   static uint32_t outstanding() noexcept;
 };

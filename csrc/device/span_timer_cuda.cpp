@@ -129,12 +129,6 @@ void SpanTimer::write_final_anchors(Recording* recording) noexcept {
   }
 }
 
-void SpanTimer::enter_resolver_thread() noexcept {
-  // An event query in the default mode would invalidate a graph capture of another thread.
-  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
-  cudaThreadExchangeStreamCaptureMode(&mode);
-}
-
 uint32_t SpanTimer::outstanding() noexcept {
   uint32_t count = 0;
   for (const std::atomic<DeviceTimer*>& timer : timers) {

@@ -1,6 +1,9 @@
 #include "hooks/allocator_state.h"
 
+#include <c10/cuda/CUDAFunctions.h>
 #include <cuda_runtime_api.h>
+
+#include <algorithm>
 
 #include "core/clock.h"
 #include "core/recorder.h"
@@ -18,6 +21,7 @@ constexpr int kMaxDevices = 64;
 struct SnapshotInProgress {
   bool active;
   int next_device;
+  uint64_t used;    // one bit for each device from which this process ever took memory
   uint64_t sequence[kMaxDevices];
 };
 __thread SnapshotInProgress snapshot_in_progress;
@@ -34,6 +38,17 @@ auto take_snapshot(Allocator* allocator, long) -> decltype(allocator->snapshot()
 
 uint64_t current_bytes(const c10::CachingAllocator::StatArray& stats) noexcept {
   return static_cast<uint64_t>(stats[0].current);  // 0: the aggregate over both pools
+}
+
+// Devices that this rank never used stay out of its file.
+uint64_t used_devices() {
+  uint64_t used = 0;
+  const int devices = std::min<int>(c10::cuda::device_count(), kMaxDevices);
+  for (int device = 0; device < devices; ++device) {
+    const auto stats = caching::getDeviceStats(static_cast<c10::DeviceIndex>(device));
+    if (stats.segment[0].allocated > 0) used |= uint64_t{1} << device;
+  }
+  return used;
 }
 
 BlockStateRecord describe(const caching::BlockInfo& block, uint64_t address) noexcept {
@@ -160,16 +175,14 @@ void note_snapshot_sequence(int device, uint64_t sequence) noexcept {
 void write_cuda_state(Recording* recording, StateReason reason) noexcept {
   if (!cuda_memory_attached()) return;
   snapshot_in_progress = SnapshotInProgress{};
-  snapshot_in_progress.active = true;
   try {
+    snapshot_in_progress.used = used_devices();
+    snapshot_in_progress.active = true;
     const uint64_t tick = tick_now();
     const caching::SnapshotInfo info = take_snapshot(caching::get(), 0);
     snapshot_in_progress.active = false;
-    for (int device = 0; device < snapshot_in_progress.next_device && device < kMaxDevices; ++device) {
-      // Devices that this rank never used stay out of its file.
-      const auto stats = caching::getDeviceStats(static_cast<c10::DeviceIndex>(device));
-      if (stats.segment[0].allocated == 0) continue;
-      write_device_state(recording, info, device, reason, tick);
+    for (int device = 0; device < kMaxDevices; ++device) {
+      if ((snapshot_in_progress.used >> device & 1) != 0) write_device_state(recording, info, device, reason, tick);
     }
   } catch (...) {
     snapshot_in_progress.active = false;

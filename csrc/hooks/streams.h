@@ -5,8 +5,8 @@
 
 namespace wanhook {
 
-// torch's current stream on `device` of the calling thread; device -1 in the result when CUDA is not in use. CUDA must
-// be initialised for that device. Never throws.
+// torch's current stream of the calling thread on `device`, -1 for the current one. Device -1 in the result when this
+// process has no context there. Needs CUDA to be initialised; makes no context; never throws.
 StreamRef stream_on_device(int device) noexcept;
 
 // Lets scopes find the current stream of the current device. Call when CUDA is initialised.

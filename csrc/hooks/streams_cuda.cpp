@@ -2,13 +2,28 @@
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 
+#include <atomic>
+
 #include "hooks/streams.h"
 
 namespace wanhook {
 namespace {
 
-StreamRef describe(const c10::cuda::CUDAStream& stream) noexcept {
+constexpr int kMaxDevices = 64;
+std::atomic<bool> has_context[kMaxDevices];
+
+// Before a rank has chosen its device, device 0 is current; an event there would give every rank a context on it.
+bool in_use(int device) {
+  if (device < 0 || device >= kMaxDevices) return false;
+  if (has_context[device].load(std::memory_order_relaxed)) return true;
+  if (!c10::cuda::hasPrimaryContext(static_cast<c10::DeviceIndex>(device))) return false;
+  has_context[device].store(true, std::memory_order_relaxed);
+  return true;
+}
+
+StreamRef describe(const c10::cuda::CUDAStream& stream) {
   StreamRef reference;
+  if (!in_use(stream.device_index())) return reference;
   reference.device = stream.device_index();
   reference.stream = stream.stream();
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
