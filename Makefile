@@ -14,7 +14,7 @@ CXX ?= g++
 VENV := .venv
 ifeq ($(INSTALL),0)
 PY := $(PYTHON)
-TOOLS :=
+TOOLS := tree
 RUNTIME := tree
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 else
@@ -25,7 +25,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 endif
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 REQUIREMENTS := $(addprefix requirements/,run.txt build.txt test.txt)
-CXX_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp')
+CXX_FILES = $(shell find csrc tests benchmarks -name '*.h' -o -name '*.cpp')
 CLANG_FORMAT = $(PY) -c 'import clang_format; clang_format.clang_format()' --style=file
 
 .PHONY: help demo test lint format bench sanitize build clean tree
@@ -71,8 +71,12 @@ clean:
 
 # The environments --------------------------------------------------------------------------------------------------
 
+NEEDED = $(if $(filter-out lint format,$(MAKECMDGOALS)),torch numpy orjson rich) \
+  $(if $(filter test,$(MAKECMDGOALS)),pytest hypothesis) \
+  $(if $(filter lint format,$(MAKECMDGOALS)),ruff clang_format)
+
 tree:
-	@$(PY) native_build/check_machine.py torch numpy orjson rich $(if $(filter test,$(MAKECMDGOALS)),pytest hypothesis)
+	@$(PY) native_build/check_machine.py $(NEEDED)
 
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) native_build/check_machine.py --new-environment
@@ -91,7 +95,7 @@ $(VENV)/torch-$(TORCH): $(REQUIREMENTS) | $(VENV)/pyvenv.cfg
 	@headers=$$($(PY) -m native_build.cuda_toolkit) && { [ -z "$$headers" ] || $(PIP) $$headers; }
 	@touch $@
 
-# The native core under sanitizers: no Python and no torch, so every report is about our own code ------------------------
+# The native core under sanitizers: no Python and no torch, so every report is about our own code ---------------------
 
 SANITIZED = $(patsubst tests/native/%.cpp,%,$(wildcard tests/native/*.cpp))
 NATIVE_SOURCES = $(filter-out %_cuda.cpp,$(wildcard csrc/core/*.cpp csrc/device/*.cpp))
