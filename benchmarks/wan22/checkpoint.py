@@ -1,0 +1,69 @@
+"""Random weights and a tokenizer in the places where `WanT2V.__init__` looks for a checkpoint.
+
+T5 and the VAE are small files. The experts are built on their device instead (5.6 GB a file at 14B block shapes would
+cost minutes), from the same seed on every rank; FSDP broadcasts rank 0's weights in any case.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from .sizes import Size
+
+_SPECIAL_TOKENS = ["<pad>", "</s>", "<unk>"]
+
+
+def write_tokenizer(folder: Path) -> None:
+    """A byte-level tokenizer that `AutoTokenizer.from_pretrained(folder)` loads."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    symbols = _SPECIAL_TOKENS + sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={s: i for i, s in enumerate(symbols)}, merges=[], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    fast.save_pretrained(folder)
+
+
+def shrink(size: Size) -> None:
+    """Replace the hard-coded widths of T5 and the VAE by those of `size`. Not undone."""
+    import wan.modules.t5 as t5
+    import wan.modules.vae2_1 as vae
+
+    t5.umt5_xxl = partial(t5.umt5_xxl, vocab_size=len(_SPECIAL_TOKENS) + 256, **size.t5_arguments)
+    vae._video_vae = partial(vae._video_vae, dim=size.vae_dim)
+
+
+def write_checkpoint(folder: Path, config, size: Size, seed: int) -> None:
+    """Write T5, VAE and tokenizer under `folder`, with the file names of `config`. Call `shrink` first."""
+    import wan.modules.t5 as t5
+    import wan.modules.vae2_1 as vae
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tokenizer(folder / config.t5_tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = t5.umt5_xxl(encoder_only=True, dtype=config.t5_dtype, device="cpu")
+        torch.save(encoder.state_dict(), folder / config.t5_checkpoint)
+        decoder = vae.WanVAE_(dim=size.vae_dim, z_dim=16, temperal_downsample=[False, True, True])
+        torch.save(decoder.state_dict(), folder / config.vae_checkpoint)
+
+
+def build_experts_in_memory(model_class: type, size: Size, device: torch.device, seed: int) -> None:
+    """Replace `WanModel.from_pretrained` by a seeded construction on `device`. Not undone.
+
+    The head is drawn again because Wan initialises it to zero: every prediction would be zero.
+    """
+
+    def from_pretrained(cls, _folder, subfolder):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.device(device):
+            torch.manual_seed(seed + ("low" in subfolder))
+            model = cls(**size.dit_arguments)
+            torch.nn.init.normal_(model.head.head.weight, std=0.02)
+        return model.eval()
+
+    model_class.from_pretrained = classmethod(from_pretrained)
