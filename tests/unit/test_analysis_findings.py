@@ -1,0 +1,80 @@
+import pytest
+
+from made_trace import TraceBuilder
+from made_wan import save_two_cpus, save_two_gpus
+from wanhook.analysis.collective_shares import ALL, OTHER, OWN, collective_shares
+from wanhook.analysis.findings import look_at, repeated_stage
+from wanhook.analysis.memory import memory_of
+from wanhook.analysis.scopes import scope_table
+from wanhook.tracefile.model import load
+
+STEP = "request/denoise/denoise_step"
+
+
+def findings(run):
+    return {finding.kind: finding for finding in look_at(run.traces, scope_table(run.traces), memory_of(run.traces))}
+
+
+def test_shares_of_the_step_by_stream(tmp_path):
+    traces = load(save_two_gpus(tmp_path)).traces
+    shares = {(share.where, share.name): share.share for share in collective_shares(traces, STEP)}
+    # The steps last 380 ms and hold 6 blocks: 6 x 12 ms of all_gather, 18 x 2 ms of qkv, 6 x 2 ms of out. Steps and
+    # collectives of the slower rank are longer alike, but steps overlap by then: the shares are nearly the same.
+    assert shares == pytest.approx(
+        {
+            (OTHER, ALL): 72 / 380,
+            (OTHER, "all_gather fsdp"): 72 / 380,
+            (OWN, ALL): 48 / 380,
+            (OWN, "all_to_all qkv"): 36 / 380,
+            (OWN, "all_to_all out"): 12 / 380,
+        },
+        abs=0.01,
+    )
+
+
+def test_overlapping_collectives_count_once_together(tmp_path):
+    builder = TraceBuilder()
+    builder.group("0", (0, 1))
+    builder.scope("step", 0, 100, gpu=(0, 100))
+    builder.collective("alltoall_", 0, gpu=(10, 30), role="qkv")
+    builder.collective("alltoall_", 0, gpu=(20, 50), role="out")
+    builder.collective("alltoall_", 0, gpu=(90, 300), role="out")
+    traces = load(builder.save(tmp_path / "a.wanhook")).traces
+    shares = {share.name: share.share for share in collective_shares(traces, "step")}
+    assert shares == pytest.approx({ALL: 0.5, "all_to_all qkv": 0.2, "all_to_all out": 0.4})
+
+
+def test_repeated_stage_is_the_one_with_the_most_time(tmp_path):
+    traces = load(save_two_gpus(tmp_path)).traces
+    assert repeated_stage(scope_table(traces)).path == STEP
+
+
+def test_findings_carry_their_figures(tmp_path):
+    found = findings(load(save_two_gpus(tmp_path)))
+    assert list(found) == ["stage", "warm-up", "collectives", "ranks", "gap"]
+    assert found["stage"].figures["total_ns"] == pytest.approx((380 + 399) / 2 * 1e6)
+    assert found["warm-up"].figures["first_ns"] == pytest.approx(184.5e6)
+    assert (found["ranks"].figures["path"], found["ranks"].figures["rank"]) == (STEP, 1)
+    assert found["gap"].figures["gap_bytes"] == 92 << 20
+
+
+def test_rank_that_waits_is_not_the_late_one(tmp_path):
+    for rank, (work, wait) in enumerate([(300, 10), (200, 110)]):
+        builder = TraceBuilder(rank=rank, world_size=2)
+        builder.group("0", (0, 1), rank=rank)
+        builder.scope("work", 0, work, gpu=(0, work))
+        builder.scope("barrier_wait", work, work + wait, gpu=(work, work + wait))
+        builder.collective("barrier", work, gpu=(work + 1, work + wait))
+        builder.save(tmp_path / f"{rank}.wanhook")
+    figures = findings(load(tmp_path))["ranks"].figures
+    assert (figures["path"], figures["rank"], figures["share"]) == ("work", 0, pytest.approx(0.2))
+
+
+def test_on_the_cpu_synchronous_calls_fill_the_step(tmp_path):
+    traces = load(save_two_cpus(tmp_path)).traces
+    assert {share.where for share in collective_shares(traces, STEP)} == {OWN}
+
+
+def test_nothing_to_see(tmp_path):
+    run = load(TraceBuilder().save(tmp_path / "a.wanhook"))
+    assert findings(run) == {}

@@ -1,0 +1,20 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wanhook.analysis.range_maximum import range_maximum
+
+
+@st.composite
+def values_and_ranges(draw):
+    values = draw(st.lists(st.integers(-100, 100), min_size=1, max_size=50))
+    edges = st.tuples(st.integers(0, len(values)), st.integers(0, len(values))).filter(lambda edge: edge[0] < edge[1])
+    return values, draw(st.lists(edges, max_size=30))
+
+
+@given(values_and_ranges())
+def test_each_range_has_the_maximum_of_its_slice(case):
+    values, ranges = case
+    begin, end = np.array(ranges, np.int64).reshape(-1, 2).T
+    found = range_maximum(np.array(values), begin, end)
+    assert found.tolist() == [max(values[first:last]) for first, last in ranges]

@@ -1,0 +1,159 @@
+"""The collective table: calls by op, role and group, over the ranks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wanhook.analysis.bandwidth import bus_factor, operation, payload
+from wanhook.analysis.durations import Durations, summarise
+from wanhook.analysis.groups import GroupClass, GroupClasses
+from wanhook.analysis.ranks import RankTotal, rank_of, totals_by_rank
+from wanhook.tracefile.format import CollectiveFlags
+
+if TYPE_CHECKING:
+    from wanhook.tracefile.model import Trace
+
+CAPTURED_WHY = "issued into a CUDA graph; replays are not counted"
+COALESCED_WHY = "part of a coalesced group, which ends as one"
+ASYNC_WHY = "asynchronous on the backend's own stream"
+UNRESOLVED_WHY = "the recording ended before its time was known"
+NO_COMPLETION_WHY = "the backend does not tell when it completes"
+
+
+@dataclass(frozen=True)
+class CollectiveRow:
+    """Calls of one op, role and group class, `op` being the name in use (all_to_all), `c10d_ops` those beneath it.
+
+    `time` pools stream intervals on GPU ranks and host begin to completion on others (`clock`: "gpu", "host", "mixed",
+    None when no call was timed). `size_bytes` is the payload of a call as nccl-tests counts it, mean over all calls;
+    `algbw_bytes_per_s` and `busbw_bytes_per_s` are over the timed calls other than first ones; None without payload
+    or time. `calls_by_rank` counts all calls, `ranks` sums the timed ones.
+    """
+
+    op: str
+    c10d_ops: list[str]
+    role: str
+    group: GroupClass
+    clock: str | None
+    calls: int
+    calls_by_rank: dict[int, int]
+    bytes_in: int
+    bytes_out: int
+    size_bytes: float | None
+    time: Durations
+    ranks: list[RankTotal]
+    algbw_bytes_per_s: float | None
+    busbw_bytes_per_s: float | None
+    asynchronous: int
+    p2p: int
+    captured: int
+    coalesced: int
+    untimed: int
+    untimed_why: dict[str, int]
+
+
+_COLUMNS = np.dtype(
+    [("key", "i8"), ("rank", "i8"), ("length", "i8"), ("bytes_in", "i8"), ("bytes_out", "i8"), ("op", "i8"),
+     ("flags", "u1"), ("gpu", "?"), ("first", "?")]
+)  # fmt: skip
+_Key = tuple[str, str, GroupClass]
+
+
+def timed_intervals(trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(begin, end, gpu) of each collective, shape (n,), ns; -1 where it has no time.
+
+    The stream interval where there is one (gpu is true), else host begin to completion, as host backends tell it.
+    """
+    calls = trace.collectives
+    gpu = (calls["gpu_begin"] >= 0) & (calls["gpu_end"] >= calls["gpu_begin"])
+    host = ~gpu & (calls["completed"] >= calls["begin"]) & (calls["begin"] >= 0)
+    begin = np.where(gpu, calls["gpu_begin"], np.where(host, calls["begin"], -1))
+    end = np.where(gpu, calls["gpu_end"], np.where(host, calls["completed"], -1))
+    return begin, end, gpu
+
+
+def collective_table(traces: Sequence[Trace]) -> list[CollectiveRow]:
+    """Rows by group in the order in which groups were first seen, then by total time, largest first."""
+    classes = GroupClasses(traces)
+    keys: dict[_Key, int] = {}
+    ops: dict[str, int] = {}
+    parts = [_columns(trace, classes, keys, ops) for trace in traces]
+    table = np.concatenate([np.empty(0, _COLUMNS), *parts])
+    table = table[np.argsort(table["key"], kind="stable")]
+    bounds = np.searchsorted(table["key"], np.arange(len(keys) + 1))
+    rows = [_row(key, list(ops), table[bounds[at] : bounds[at + 1]]) for key, at in keys.items()]
+    order = {group: place for place, group in enumerate(classes.all())}
+    return sorted(rows, key=lambda row: (order.get(row.group, len(order)), -row.time.total_ns, row.op, row.role))
+
+
+def _columns(trace: Trace, classes: GroupClasses, keys: dict[_Key, int], ops: dict[str, int]) -> np.ndarray:
+    """One row a call. Op, role and group are 16 bits wide in the file."""
+    calls = trace.collectives
+    out = np.zeros(len(calls), _COLUMNS)
+    packed = (calls["op"].astype(np.int64) << 32) | (calls["role"].astype(np.int64) << 16) | calls["group"]
+    kinds, first, place = np.unique(packed, return_index=True, return_inverse=True)
+    key_of, op_of = np.zeros(len(kinds), np.int64), np.zeros(len(kinds), np.int64)
+    for at in np.argsort(first):
+        call = calls[first[at]]
+        name = trace.strings[call["op"]]
+        key = operation(name).name, trace.strings[call["role"]], classes.of(trace, int(call["group"]))
+        key_of[at], op_of[at] = keys.setdefault(key, len(keys)), ops.setdefault(name, len(ops))
+    begin, end, gpu = timed_intervals(trace)
+    out["key"], out["op"], out["rank"] = key_of[place], op_of[place], rank_of(trace)
+    out["length"], out["gpu"] = np.where(begin >= 0, end - begin, -1), gpu
+    out["bytes_in"], out["bytes_out"], out["flags"] = calls["bytes_in"], calls["bytes_out"], calls["flags"]
+    out["first"][np.unique(out["key"], return_index=True)[1]] = True
+    return out
+
+
+def _row(key: _Key, ops: list[str], table: np.ndarray) -> CollectiveRow:
+    name, role, group = key
+    used = [ops[at] for at in np.unique(table["op"])]
+    op = operation(used[0])
+    sizes = payload(op, table["bytes_in"], table["bytes_out"], group.size)
+    timed = table["length"] >= 0
+    algbw = _bytes_a_second(sizes, table["length"], timed & ~table["first"])
+    clocks = {"gpu" if on else "host" for on in np.unique(table["gpu"][timed])}
+    why = _untimed_why(table[~timed])
+    flags = table["flags"]
+    callers, calls = np.unique(table["rank"], return_counts=True)
+    return CollectiveRow(
+        op=name,
+        c10d_ops=sorted(used),
+        role=role,
+        group=group,
+        clock=None if not clocks else clocks.pop() if len(clocks) == 1 else "mixed",
+        calls=len(table),
+        calls_by_rank=dict(zip(callers.tolist(), calls.tolist(), strict=True)),
+        bytes_in=int(table["bytes_in"].sum()),
+        bytes_out=int(table["bytes_out"].sum()),
+        size_bytes=float(sizes.mean()) if sizes is not None and group.size else None,
+        time=summarise(table["length"][timed], table["first"][timed]),
+        ranks=totals_by_rank(table["rank"][timed], table["length"][timed]),
+        algbw_bytes_per_s=algbw if group.size else None,
+        busbw_bytes_per_s=algbw * bus_factor(op, group.size) if algbw is not None and group.size else None,
+        asynchronous=int(((flags & CollectiveFlags.ASYNC) != 0).sum()),
+        p2p=int(((flags & CollectiveFlags.P2P) != 0).sum()),
+        captured=int(((flags & CollectiveFlags.CAPTURED) != 0).sum()),
+        coalesced=int(((flags & CollectiveFlags.COALESCED) != 0).sum()),
+        untimed=int((~timed).sum()),
+        untimed_why=why,
+    )
+
+
+def _bytes_a_second(sizes: np.ndarray | None, lengths: np.ndarray, counted: np.ndarray) -> float | None:
+    lasted = int(lengths[counted].sum())
+    return float(sizes[counted].sum()) / (lasted / 1e9) if sizes is not None and lasted > 0 else None
+
+
+def _untimed_why(calls: np.ndarray) -> dict[str, int]:
+    causes = [CAPTURED_WHY, COALESCED_WHY, UNRESOLVED_WHY, ASYNC_WHY]
+    flags = CollectiveFlags.CAPTURED, CollectiveFlags.COALESCED, CollectiveFlags.TIMED, CollectiveFlags.ASYNC
+    asked = [(calls["flags"] & flag) != 0 for flag in flags]
+    found = Counter(np.select(asked, np.arange(len(causes)), len(causes)).tolist())
+    return {[*causes, NO_COMPLETION_WHY][cause]: count for cause, count in sorted(found.items())}

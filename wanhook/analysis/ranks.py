@@ -1,0 +1,68 @@
+"""The traces of a run by rank: one rank can have left several, after a restart or a second recording."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from wanhook.tracefile.model import Run, Trace
+
+NO_RANK = -1
+RANKS_DIFFER = 0.02  # a total that lies further above the mean over the ranks is worth a word
+
+
+@dataclass(frozen=True)
+class RankTotal:
+    """One rank's share of a row: how many durations were summed, and the sum in ns."""
+
+    rank: int
+    count: int
+    total_ns: int
+
+
+def rank_of(trace: Trace) -> int:
+    """The trace's rank, NO_RANK where the process had none."""
+    return NO_RANK if trace.rank is None else trace.rank
+
+
+def on_gpu(trace: Trace) -> bool:
+    """Whether GPU times are to be expected: the device says so, or else some scope or collective has them."""
+    if trace.device_type in ("cuda", "cpu"):
+        return trace.device_type == "cuda"
+    return bool((trace.scopes["gpu_begin"] >= 0).any() or (trace.collectives["gpu_begin"] >= 0).any())
+
+
+def traces_by_rank(run: Run) -> dict[int, list[Trace]]:
+    """rank -> its traces, ranks in order."""
+    found: dict[int, list[Trace]] = {}
+    for trace in run.traces:
+        found.setdefault(rank_of(trace), []).append(trace)
+    return dict(sorted(found.items()))
+
+
+def totals_by_rank(rank: np.ndarray, lengths: np.ndarray) -> list[RankTotal]:
+    """Sums lengths (int64 ns, shape (n,)) by rank (shape (n,)), ranks in order."""
+    ranks, place, counts = np.unique(rank, return_inverse=True, return_counts=True)
+    totals = np.zeros(len(ranks), np.int64)
+    np.add.at(totals, place, lengths)
+    return [RankTotal(int(r), int(c), int(t)) for r, c, t in zip(ranks, counts, totals, strict=True)]
+
+
+def mean_total(totals: list[RankTotal]) -> float | None:
+    """Mean over the ranks of their totals, ns; None where there are none."""
+    return sum(share.total_ns for share in totals) / len(totals) if totals else None
+
+
+def largest(totals: list[RankTotal]) -> tuple[int, float] | None:
+    """The rank with the largest total, and by which share of the mean it lies above the mean over the ranks.
+
+    None where fewer than two ranks have a total, or all are 0.
+    """
+    mean = mean_total(totals)
+    if len(totals) < 2 or not mean:
+        return None
+    top = max(totals, key=lambda share: share.total_ns)
+    return top.rank, top.total_ns / mean - 1

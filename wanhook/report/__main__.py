@@ -1,0 +1,99 @@
+"""`python -m wanhook.report [RUN] [--rank N] [--json FILE|-] [--all]`: prints the report of a run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TextIO
+
+from wanhook.report.as_json import as_json
+from wanhook.report.build import build
+from wanhook.report.terminal import render
+from wanhook.report.text import plain
+from wanhook.tracefile.format import TraceFormatError
+from wanhook.tracefile.model import load
+
+RUNS = "wanhook-runs"
+WIDTH, WIDEST = 100, 160
+UNUSABLE = 2  # exit status of argparse for a usage error, and ours for a run that cannot be read
+
+
+class UnusableRun(Exception):
+    """There is nothing to report on; the message names the remedy."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status: 0, or 2 where there is no readable run."""
+    options = _parser().parse_args(arguments)
+    # A terminal that knows less than Unicode still gets its report.
+    sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        _report(options)
+    except UnusableRun as error:
+        print(f"wanhook.report: {plain(str(error))}", file=sys.stderr)
+        return UNUSABLE
+    except BrokenPipeError:
+        # The reader of our output left (`| head`); Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m wanhook.report", description="Print the report of a recorded run.")
+    about = f"a run directory or one .wanhook file; the newest run in {RUNS}/ unless given"
+    parser.add_argument("run", nargs="?", type=Path, help=about)
+    parser.add_argument("--rank", type=int, metavar="N", help="report on this rank alone")
+    parser.add_argument("--json", metavar="FILE", help="also write JSON; - writes only that, to stdout")
+    parser.add_argument("--all", action="store_true", help="leave out no rows")
+    return parser
+
+
+def _report(options: argparse.Namespace) -> None:
+    path = options.run or newest_run(Path(RUNS))
+    try:
+        run = load(path)
+        report = build(run, options.rank)
+    except KeyError:
+        known = ", ".join(str(trace.rank) for trace in run.traces)
+        raise UnusableRun(f"{path}: rank {options.rank} left no readable file; there are: {known}") from None
+    except TraceFormatError as error:
+        raise UnusableRun(f"{error}. Give a run directory or a file that wanhook recorded.") from error
+    except OSError as error:
+        raise UnusableRun(str(error)) from error
+    if options.json == "-":
+        sys.stdout.buffer.write(as_json(report))
+        sys.stdout.buffer.flush()
+        return
+    if options.json:
+        _write_json(Path(options.json), as_json(report))
+    colour = wants_colour(sys.stdout, os.environ)
+    width = min(max(shutil.get_terminal_size((WIDTH, 0)).columns, WIDTH), WIDEST) if sys.stdout.isatty() else WIDTH
+    sys.stdout.write(render(report, width=width, colour=colour, show_all=options.all))
+    sys.stdout.flush()
+
+
+def _write_json(path: Path, text: bytes) -> None:
+    try:
+        path.write_bytes(text)
+    except OSError as error:
+        raise UnusableRun(f"{path}: {error.strerror}; give another file to --json") from error
+
+
+def newest_run(directory: Path) -> Path:
+    """The directory below `directory` with the trace file that was written last. UnusableRun where there is none."""
+    files = [(file.stat().st_mtime_ns, file.parent) for file in directory.glob("*/*.wanhook")]
+    if not files:
+        raise UnusableRun(f"{directory}/ holds no run; give the run directory, or record one with wanhook.trace()")
+    return max(files)[1]
+
+
+def wants_colour(stream: TextIO, environ: os._Environ[str] | dict[str, str]) -> bool:
+    """Whether the stream is a terminal that takes colour; NO_COLOR set to anything but nothing says no."""
+    return stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

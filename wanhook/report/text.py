@@ -1,0 +1,81 @@
+"""Figures and names as text: one unit a kind of figure, names harmless to a terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+NOTHING = "-"
+MIB = 1 << 20
+# Control characters move the cursor, format characters reorder or hide text, surrogates cannot be encoded.
+_HARMFUL = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+def plain(name: str) -> str:
+    """The name with every character that a terminal would act upon, or not show, written as an escape."""
+    if name.isascii() and name.isprintable():
+        return name
+    return "".join(_escape(char) if unicodedata.category(char) in _HARMFUL else char for char in name)
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def ms(ns: float | None) -> str:
+    """Milliseconds with at least three digits that count: 0.084, 12.35, 6310.2."""
+    if ns is None:
+        return NOTHING
+    size = abs(ns / 1e6)
+    return _bounded(ns / 1e6, 3 if size < 10 else 2 if size < 100 else 1 if size < 1e5 else 0)
+
+
+def mib(size: float | None) -> str:
+    """MiB with one decimal, three below 1 MiB so that small messages do not read as nothing."""
+    if size is None:
+        return NOTHING
+    return _bounded(size / MIB, 1 if abs(size) >= MIB or size == 0 else 3)
+
+
+def gb_per_s(rate: float | None) -> str:
+    """GB (10^9 bytes) a second, as nccl-tests prints bandwidth."""
+    return NOTHING if rate is None else _bounded(rate / 1e9, 2 if rate < 1e11 else 1)
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    return NOTHING if share is None else f"{share:.{digits}%}"
+
+
+def seconds(ns: int) -> str:
+    return f"{ns / 1e9:.3f} s"
+
+
+def _bounded(value: float, decimals: int) -> str:
+    """What only a damaged file can hold is cut to its magnitude, so that the columns keep their places."""
+    return f"{value:.{decimals}f}" if abs(value) < 1e9 else f"{value:.0e}"
+
+
+def span(values: Iterable[int]) -> str:
+    """One number where all are equal, else the least and the largest."""
+    least, most = min(known := list(values)), max(known)
+    return str(least) if least == most else f"{least}-{most}"
+
+
+def rank_list(ranks: Iterable[int]) -> str:
+    """Ranks in ascending order, runs of them joined: 0-3, 7."""
+    runs: list[list[int]] = []
+    for rank in sorted(set(ranks)):
+        if runs and rank > 0 and rank == runs[-1][1] + 1:
+            runs[-1][1] = rank
+        else:
+            runs.append([rank, rank])
+    return ", ".join("none" if a < 0 else str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def ranks_named(ranks: Iterable[int]) -> str:
+    """ "rank 3", "ranks 0-3, 7"; "no rank" for a process that had none."""
+    known = sorted(set(ranks))
+    if known == [-1]:
+        return "no rank"
+    return f"rank{'s' if len(known) > 1 else ''} {rank_list(known)}"
