@@ -60,11 +60,11 @@ GateResult Recorder::start(RecordingOptions options, int* error) {
   if (in_forked_child()) return GateResult::kForkedChild;
   std::lock_guard<std::mutex> lock(gate_mutex_);
   if (current() != nullptr) return GateResult::kAlreadyRecording;
-  options.life = next_life_;
+  options.life = static_cast<uint32_t>(recordings_.size());
   options.tick_period = estimate_tick_period();
   Recording* recording = Recording::create(options, error);
   if (recording == nullptr) return GateResult::kOk;
-  ++next_life_;
+  recordings_.push_back(recording);
   unfinished_.push_back({recording, false, FileState::kRecording, 0});
   {
     // Under one lock with intern(): each name is either written here or by the intern() that adds it.

@@ -64,6 +64,14 @@ class Recorder {
   void write_missing_names(Recording* recording) noexcept;
   void forget(Recording* recording) noexcept;
 
+  // For tests: runs `action` while this thread holds the locks, as a fork could find them held by another thread.
+  template <class Action>
+  void with_each_lock_held(Action action) {
+    const std::lock_guard<std::mutex> gate(gate_mutex_);
+    const std::lock_guard<std::mutex> names(names_mutex_);
+    action();
+  }
+
  private:
   Recorder();
   static void close_gate_in_child() noexcept;
@@ -76,7 +84,7 @@ class Recorder {
   WakeUp resolver_wake_;
 
   std::mutex gate_mutex_;  // start, pause, resume, stop; taken before names_mutex_
-  uint32_t next_life_ = 0;
+  std::vector<Recording*> recordings_;  // all there ever were, never freed: a hook may still hold one
   std::vector<Unfinished> unfinished_;
 
   std::mutex names_mutex_;
