@@ -64,14 +64,6 @@ class Recorder {
   void write_missing_names(Recording* recording) noexcept;
   void forget(Recording* recording) noexcept;
 
-  // For tests: runs `action` while this thread holds the locks, as a fork could find them held by another thread.
-  template <class Action>
-  void with_each_lock_held(Action action) {
-    const std::lock_guard<std::mutex> gate(gate_mutex_);
-    const std::lock_guard<std::mutex> names(names_mutex_);
-    action();
-  }
-
  private:
   Recorder();
   static void close_gate_in_child() noexcept;

@@ -107,15 +107,6 @@ class Recording {
   // Called when a thread ends: what is left of its chunk serves the next thread.
   void give_back(Chunk* chunk) noexcept;
 
-  // For tests, like Recorder::with_each_lock_held.
-  template <class Action>
-  void with_each_lock_held(Action action) {
-    const std::lock_guard<std::mutex> cold(cold_mutex_);
-    while (returned_busy_.test_and_set(std::memory_order_acquire)) continue;
-    action();
-    returned_busy_.clear(std::memory_order_release);
-  }
-
  private:
   static constexpr uint32_t kReservedSlots = 4;
   static constexpr uint32_t kSpareChunks = 16;

@@ -9,9 +9,9 @@ from wanhook import spool
 MOUNTS = """\
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/root rw
 30 22 0:26 / /shm rw - tmpfs tmpfs rw
-31 22 0:40 / /mnt/cluster rw - nfs4 server:/export rw
-32 31 0:41 / /mnt/cluster/scratch rw - lustre mds:/scratch rw
-33 22 0:42 / /mnt/with\\040blank rw - fuse.sshfs host:/ rw
+31 22 0:40 / /net/cluster rw - nfs4 server:/export rw
+32 31 0:41 / /net/cluster/scratch rw - lustre mds:/scratch rw
+33 22 0:42 / /net/with\\040blank rw - fuse.sshfs host:/ rw
 a line that means nothing
 """
 
@@ -22,9 +22,9 @@ a line that means nothing
         ("/data/runs", "ext4", False),
         ("/shm/runs", "tmpfs", False),
         ("/shmfile", "ext4", False),
-        ("/mnt/cluster/runs", "nfs4", True),
-        ("/mnt/cluster/scratch/runs", "lustre", True),
-        ("/mnt/with blank/runs", "fuse.sshfs", True),
+        ("/net/cluster/runs", "nfs4", True),
+        ("/net/cluster/scratch/runs", "lustre", True),
+        ("/net/with blank/runs", "fuse.sshfs", True),
     ],
 )
 def test_the_longest_mount_point_decides(directory, kind, spooled):
