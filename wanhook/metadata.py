@@ -38,13 +38,17 @@ def describe_start(level: str, run_id: str, run_name: str, recording: int, start
     }
 
 
-def describe_now() -> dict:
-    """Meta data that can come late: written when a recording starts and again when it stops."""
+def describe_now(cuda: bool | None = None) -> dict:
+    """Meta data that can come late: written when a recording starts, when CUDA comes up and when it stops.
+
+    ``cuda``: whether CUDA is initialised; asked of torch if None, which says no while it is at it.
+    """
+    cuda = torch.cuda.is_initialized() if cuda is None else cuda
     return {
         "rank": _rank(),
-        "versions": _versions(),
-        "device": _device(),
-        "allocator": _allocator(),
+        "versions": _versions(cuda),
+        "device": _device(cuda),
+        "allocator": _allocator(cuda),
         "groups": _groups(),
     }
 
@@ -72,9 +76,9 @@ def _rank() -> dict:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _versions() -> dict:
+def _versions(cuda: bool) -> dict:
     versions = {"torch": str(torch.__version__), "cuda": torch.version.cuda}
-    if torch.cuda.is_initialized():
+    if cuda:
         versions["nccl"] = _nccl_version()
         versions["driver"] = _driver_version()
     return {key: value for key, value in versions.items() if value}
@@ -92,9 +96,9 @@ def _driver_version() -> str | None:
     return match[1] if match else None
 
 
-def _device() -> dict:
+def _device(cuda: bool) -> dict:
     """The current GPU once CUDA is initialised, and never a reason to initialise it."""
-    if not torch.cuda.is_initialized():
+    if not cuda:
         return {"type": "cpu", "name": platform.processor() or platform.machine()}
     index = torch.cuda.current_device()
     properties = torch.cuda.get_device_properties(index)
@@ -107,9 +111,9 @@ def _device() -> dict:
     }
 
 
-def _allocator() -> dict:
+def _allocator(cuda: bool) -> dict:
     settings = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or ""
-    if not torch.cuda.is_initialized():
+    if not cuda:
         return {"backend": "cpu"}
     return {"backend": torch.cuda.get_allocator_backend(), "settings": settings}
 

@@ -89,7 +89,8 @@ def resume() -> None:
 
 
 def cuda_came_up() -> None:
-    """CUDA was initialised inside a recording: its allocator's state is known from here on."""
+    """CUDA is being initialised inside a recording: its allocator's state is known from here on."""
+    _append_meta(metadata.describe_now(cuda=True))
     _C.snapshot(_REASON_START)
     _C.sample(_EDGE_START)
 

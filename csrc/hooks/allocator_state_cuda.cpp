@@ -45,8 +45,9 @@ uint64_t used_devices() {
   uint64_t used = 0;
   const int devices = std::min<int>(c10::cuda::device_count(), kMaxDevices);
   for (int device = 0; device < devices; ++device) {
-    const auto stats = caching::getDeviceStats(static_cast<c10::DeviceIndex>(device));
-    if (stats.segment[0].allocated > 0) used |= uint64_t{1} << device;
+    // Bytes, not segments: torch does not count expandable ones. Peak and sum, because a program may reset either.
+    const auto reserved = caching::getDeviceStats(static_cast<c10::DeviceIndex>(device)).reserved_bytes[0];
+    if (reserved.current > 0 || reserved.peak > 0 || reserved.allocated > 0) used |= uint64_t{1} << device;
   }
   return used;
 }

@@ -21,9 +21,8 @@ bool in_use(int device) {
   return true;
 }
 
-StreamRef describe(const c10::cuda::CUDAStream& stream) {
+StreamRef describe(const c10::cuda::CUDAStream& stream) noexcept {
   StreamRef reference;
-  if (!in_use(stream.device_index())) return reference;
   reference.device = stream.device_index();
   reference.stream = stream.stream();
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
@@ -61,6 +60,9 @@ constexpr StreamProvider kProvider{&current_stream_of_current_device, &enter_dev
 
 StreamRef stream_on_device(int device) noexcept {
   try {
+    if (device < 0) device = c10::cuda::current_device();
+    // Asked first, as the first question for a stream makes a context on the current device.
+    if (!in_use(device)) return {};
     return describe(c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device)));
   } catch (...) {
     return {};
