@@ -76,6 +76,7 @@ py::dict status() {
   result["path"] = recording == nullptr ? py::object(py::none()) : py::str(recording->path());
   result["dropped"] = recording == nullptr ? 0 : recording->file().dropped();
   result["pending_spans"] = recording == nullptr ? 0 : recording->pending_spans();
+  result["notes"] = recorder.notes();
   result["cuda_memory"] = cuda_memory_attached();
   result["cpu_memory"] = cpu_memory_attached();
   return result;

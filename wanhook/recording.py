@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import os
 import shutil
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ _REASON_START, _REASON_STOP, _REASON_RESUME = 1, 2, 4
 _EDGE_START, _EDGE_STOP = 3, 4
 
 _LARGEST_META = 60_000
+_LONGEST_EXIT = 2.0  # seconds that the last GPU spans may take at interpreter exit
 
 
 @dataclass(frozen=True)
@@ -167,10 +169,12 @@ def _stop(at_exit: bool, wait: float) -> None:
     if current is None or _C.status()["forked_child"]:
         return
     if _C.status()["recording"]:
-        _C.snapshot(_REASON_STOP)
-        _C.sample(_EDGE_STOP)
+        # At exit a GPU that hangs must not hang us: asking for its memory could wait for it.
+        if not at_exit or _gpu_answers():
+            _C.snapshot(_REASON_STOP)
+            _C.sample(_EDGE_STOP)
         final = metadata.describe_now()
-        final["notes"] = attach.notes()
+        final["notes"] = attach.notes() + _C.status()["notes"]
         run_id = current.run_id
         if not (at_exit or current.settled) and run_directory.can_agree():
             run_id = run_directory.agree(run_id, current.number)
@@ -182,6 +186,16 @@ def _stop(at_exit: bool, wait: float) -> None:
             path = _move(path, path.parent.parent / run_id)
         if current.written != current.path:
             _spooled.append((current.written, path))
+
+
+def _gpu_answers() -> bool:
+    """False when GPU spans are still pending after the half of what an exit may wait."""
+    deadline = time.monotonic() + _LONGEST_EXIT / 2
+    while _C.status()["pending_spans"] > 0:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
 
 
 def _move(path: Path, directory: Path) -> Path:
@@ -227,7 +241,7 @@ def _end_outermost() -> None:
 
 def _at_exit() -> None:
     _stop(at_exit=True, wait=0.0)
-    _C.finish_all(2_000_000_000)
+    _C.finish_all(int(_LONGEST_EXIT / 2 * 1e9))
     # Copying takes as long as the network does, so it waits for the end of the program.
     for local, path in _spooled:
         if not spool.bring_home(local, path):

@@ -1,6 +1,7 @@
 #include "core/recorder.h"
 
 #include <pthread.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <string>
@@ -165,6 +166,20 @@ bool Recorder::write_group(Recording* recording, uint16_t index, const GroupInfo
   record.size = group.size;
   record.text_bytes = static_cast<uint32_t>(members.size());
   return recording->append_cold(record, members);
+}
+
+void Recorder::say(const std::string& sentence) noexcept {
+  if (in_forked_child()) return;
+  const std::string line = "wanhook: " + sentence + "\n";
+  if (::write(STDERR_FILENO, line.data(), line.size()) < 0) return;
+  std::lock_guard<std::mutex> lock(names_mutex_);
+  notes_.push_back(sentence);
+}
+
+std::vector<std::string> Recorder::notes() {
+  if (in_forked_child()) return {};
+  std::lock_guard<std::mutex> lock(names_mutex_);
+  return notes_;
 }
 
 std::vector<Recorder::Unfinished> Recorder::unfinished() {

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <mutex>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -49,6 +50,11 @@ class Recorder {
   // Group index for collectives; 0 when there are too many groups.
   uint16_t define_group(GroupInfo group) noexcept;
 
+  // A sentence about something that is not recorded from here on: on stderr, and in notes(), which the meta
+  // data take up. Not for hooks.
+  void say(const std::string& sentence) noexcept;
+  std::vector<std::string> notes();
+
   // Never blocks; safe from every hook.
   void wake_resolver() noexcept { resolver_wake_.wake(); }
   WakeUp& resolver_wake() noexcept { return resolver_wake_; }
@@ -82,6 +88,7 @@ class Recorder {
   std::mutex names_mutex_;
   StringTable strings_;
   std::vector<GroupInfo> groups_;
+  std::vector<std::string> notes_;
   uint32_t strings_written_ = 0;  // into the current recording
   size_t groups_written_ = 0;
 };

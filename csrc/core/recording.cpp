@@ -17,16 +17,24 @@ __thread ThreadState thread_state;
 
 namespace {
 
-// Runs when a thread ends, because ThreadState itself is trivial.
-struct ThreadEnd {
-  ~ThreadEnd() {
-    ThreadState& state = thread_state;
-    state.ended = true;
-    if (state.recording != nullptr && state.writer.chunk() != nullptr) state.recording->give_back(state.writer.chunk());
-    state.recording = nullptr;
-    state.writer.bind(nullptr);
-  }
-};
+// Runs when a thread ends. A pthread key and not a thread_local destructor: registering one of those takes the loader's
+// lock, and the first record of a thread can come from a callback that holds torch's allocator lock.
+void end_thread(void*) {
+  ThreadState& state = thread_state;
+  state.ended = true;
+  if (state.recording != nullptr && state.writer.chunk() != nullptr) state.recording->give_back(state.writer.chunk());
+  state.recording = nullptr;
+  state.writer.bind(nullptr);
+}
+
+void call_at_thread_end(ThreadState& state) noexcept {
+  static const pthread_key_t key = [] {
+    pthread_key_t made{};
+    pthread_key_create(&made, &end_thread);
+    return made;
+  }();
+  pthread_setspecific(key, &state);
+}
 
 std::atomic<uint32_t> next_thread{1};
 
@@ -87,9 +95,10 @@ Recording* Recording::create(const RecordingOptions& options, int* error) {
 
 bool Recording::refill(ThreadState& state, uint32_t slots) noexcept {
   if (state.ended) return false;
-  thread_local ThreadEnd at_thread_end;
-  (void)at_thread_end;
-  if (state.thread == 0) state.thread = next_thread.fetch_add(1, std::memory_order_relaxed);
+  if (state.thread == 0) {
+    state.thread = next_thread.fetch_add(1, std::memory_order_relaxed);
+    call_at_thread_end(state);
+  }
   Chunk* chunk = take_returned(slots + 1);
   if (chunk == nullptr) chunk = file_.acquire(ChunkType::kEvents);
   if (file_.ready() < kSpareChunks / 2) Recorder::get().wake_resolver();

@@ -24,13 +24,19 @@ class DeviceTimer {
   // Any thread ---------------------------------------------------------------------------------------------------
   EventPool& pool() noexcept { return pool_; }
   bool failed() const noexcept { return failed_.load(std::memory_order_relaxed); }
-  // A CUDA call of ours failed: this device is not timed any more.
-  void fail() noexcept;
+  // A CUDA call of ours failed and left its error behind, which the host program must not find. A stream that was
+  // destroyed costs its own spans; eight errors in a row are a device that answers nothing any more, and end its
+  // timing.
+  void note_error(cudaError_t error) noexcept;
+  void note_success() noexcept {
+    if (errors_in_a_row_.load(std::memory_order_relaxed) != 0) errors_in_a_row_.store(0, std::memory_order_relaxed);
+  }
   void submit(uint32_t pair) noexcept;
 
   // The resolver's thread ------------------------------------------------------------------------------------------
   bool resolve(const std::vector<Recording*>& recordings) noexcept;
-  void write_anchor(const std::vector<Recording*>& recordings) noexcept;
+  // False when the device did not answer in time.
+  bool write_anchor(const std::vector<Recording*>& recordings) noexcept;
 
  private:
   struct Reference {
@@ -45,18 +51,27 @@ class DeviceTimer {
   size_t finished_prefix(const std::deque<uint32_t>& queue) noexcept;
   bool write_span(EventPair& pair) noexcept;
   void drop_pending() noexcept;
-  bool finished(uint32_t pair) noexcept { return cudaEventQuery(pool_.pair(pair).end) == cudaSuccess; }
+  bool finished(uint32_t pair) noexcept;
+  // Ends the timing of this device for good. The resolver says so, once.
+  void fail(cudaError_t error) noexcept;
+  void say_failure() noexcept;
 
   const int device_;
   EventPool pool_;
   std::atomic<bool> failed_{false};
+  std::atomic<int> error_{cudaSuccess};  // why it failed
+  std::atomic<int> errors_in_a_row_{0};
   std::atomic<uint32_t> submitted_{0};  // index + 1, linked through EventPair::next
 
   cudaStream_t anchor_stream_ = nullptr;
   cudaEvent_t spare_reference_ = nullptr;
   Reference reference_;
   int64_t next_anchor_ = 0;  // CLOCK_MONOTONIC ns
+  int64_t longest_spin_ = 0;
   uint32_t anchors_ = 0;
+  uint32_t dense_anchors_left_ = 0;
+  Recording* newest_ = nullptr;
+  bool said_failure_ = false;
   std::unordered_map<cudaStream_t, std::deque<uint32_t>> pending_;
 };
 

@@ -2,16 +2,19 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 
 #include "core/clock.h"
-#include "core/recording.h"
+#include "core/recorder.h"
 
 namespace wanhook {
 namespace {
 
 constexpr int64_t kAnchorPeriod = 1'000'000'000;
-constexpr uint32_t kDenseAnchors = 5;              // in the first rounds, so that short runs have good anchors too
-constexpr int64_t kLongestAnchorSpin = 100'000;  // ns; a stream of our own is reached within ~16 µs also under load
+constexpr uint32_t kDenseAnchors = 5;  // in the first rounds of a recording, so that short ones have good anchors too
+constexpr int64_t kFirstSpin = 100'000;  // ns; a stream of our own is reached within ~16 µs also under load
+constexpr int64_t kLongestSpinEver = 20'000'000;
+constexpr int kMostErrorsInARow = 8;
 constexpr uint32_t kReadyPairs = 512;
 
 int64_t elapsed_ns(cudaEvent_t from, cudaEvent_t to, cudaError_t* error) noexcept {
@@ -22,9 +25,28 @@ int64_t elapsed_ns(cudaEvent_t from, cudaEvent_t to, cudaError_t* error) noexcep
 
 }  // namespace
 
-void DeviceTimer::fail() noexcept {
-  cudaGetLastError();  // the failed call was ours; the host program must not find its error
-  failed_.store(true, std::memory_order_relaxed);
+void DeviceTimer::note_error(cudaError_t error) noexcept {
+  cudaGetLastError();
+  if (errors_in_a_row_.fetch_add(1, std::memory_order_relaxed) + 1 >= kMostErrorsInARow) fail(error);
+}
+
+void DeviceTimer::fail(cudaError_t error) noexcept {
+  cudaGetLastError();
+  error_.store(error, std::memory_order_relaxed);
+  failed_.store(true, std::memory_order_release);
+}
+
+void DeviceTimer::say_failure() noexcept {
+  if (said_failure_) return;
+  said_failure_ = true;
+  const char* reason = cudaGetErrorString(static_cast<cudaError_t>(error_.load(std::memory_order_relaxed)));
+  Recorder::get().say("GPU times of device " + std::to_string(device_) + " end early: " + reason);
+}
+
+bool DeviceTimer::finished(uint32_t index) noexcept {
+  const cudaError_t state = cudaEventQuery(pool_.pair(index).end);
+  if (state != cudaSuccess && state != cudaErrorNotReady) fail(state);
+  return state == cudaSuccess;
 }
 
 void DeviceTimer::submit(uint32_t index) noexcept {
@@ -35,26 +57,24 @@ void DeviceTimer::submit(uint32_t index) noexcept {
 }
 
 bool DeviceTimer::enter() noexcept {
-  if (failed() || cudaSetDevice(device_) != cudaSuccess) return false;
-  if (anchor_stream_ != nullptr) return true;
+  if (failed()) return false;
+  cudaError_t error = cudaSetDevice(device_);
+  if (error == cudaSuccess && anchor_stream_ != nullptr) return true;
   // An event query in the default mode would invalidate a graph capture of another thread. Only now, because this call
   // makes a context on whatever device is current, and before cudaSetDevice that is device 0 in every rank.
   thread_local const bool relaxed = [] {
     cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
     return cudaThreadExchangeStreamCaptureMode(&mode) == cudaSuccess;
   }();
-  if (!relaxed) {
-    fail();
-    return false;
-  }
   int least = 0;
   int greatest = 0;
-  const bool made = cudaDeviceGetStreamPriorityRange(&least, &greatest) == cudaSuccess &&
-                    cudaStreamCreateWithPriority(&anchor_stream_, cudaStreamNonBlocking, greatest) == cudaSuccess &&
-                    cudaEventCreate(&reference_.event) == cudaSuccess &&
-                    cudaEventCreate(&spare_reference_) == cudaSuccess;
-  if (!made) fail();
-  return made;
+  if (error == cudaSuccess && !relaxed) error = cudaErrorNotSupported;
+  if (error == cudaSuccess) error = cudaDeviceGetStreamPriorityRange(&least, &greatest);
+  if (error == cudaSuccess) error = cudaEventCreate(&reference_.event);
+  if (error == cudaSuccess) error = cudaEventCreate(&spare_reference_);
+  if (error == cudaSuccess) error = cudaStreamCreateWithPriority(&anchor_stream_, cudaStreamNonBlocking, greatest);
+  if (error != cudaSuccess) fail(error);
+  return error == cudaSuccess;
 }
 
 void DeviceTimer::collect() noexcept {
@@ -72,12 +92,16 @@ void DeviceTimer::collect() noexcept {
 }
 
 bool DeviceTimer::make_reference(uint64_t* tick, uint64_t* tick_after) noexcept {
+  if (longest_spin_ == 0) longest_spin_ = kFirstSpin;
   *tick = tick_now();
   const int64_t began = read_clock(CLOCK_MONOTONIC);
   if (cudaEventRecord(spare_reference_, anchor_stream_) != cudaSuccess) return false;
   cudaError_t state = cudaErrorNotReady;
   while ((state = cudaEventQuery(spare_reference_)) == cudaErrorNotReady) {
-    if (read_clock(CLOCK_MONOTONIC) - began > kLongestAnchorSpin) return false;
+    if (read_clock(CLOCK_MONOTONIC) - began <= longest_spin_) continue;
+    // A wide anchor is better than none: be more patient next time.
+    longest_spin_ = std::min(2 * longest_spin_, kLongestSpinEver);
+    return false;
   }
   *tick_after = tick_now();
   if (state != cudaSuccess) return false;
@@ -90,11 +114,11 @@ bool DeviceTimer::make_reference(uint64_t* tick, uint64_t* tick_after) noexcept 
   return true;
 }
 
-void DeviceTimer::write_anchor(const std::vector<Recording*>& recordings) noexcept {
-  if (!enter()) return;
+bool DeviceTimer::write_anchor(const std::vector<Recording*>& recordings) noexcept {
+  if (!enter()) return false;
   uint64_t tick = 0;
   uint64_t tick_after = 0;
-  if (!make_reference(&tick, &tick_after)) return;
+  if (!make_reference(&tick, &tick_after)) return false;
   ClockAnchorRecord record{};
   record.kind = static_cast<uint8_t>(Kind::kClockAnchor);
   record.flags = kAnchorGpu;
@@ -104,6 +128,7 @@ void DeviceTimer::write_anchor(const std::vector<Recording*>& recordings) noexce
   record.tick_after = tick_after;
   record.gpu = reference_.gpu_ns;
   for (Recording* recording : recordings) recording->append_cold(record);
+  return true;
 }
 
 size_t DeviceTimer::finished_prefix(const std::deque<uint32_t>& queue) noexcept {
@@ -127,7 +152,11 @@ bool DeviceTimer::write_span(EventPair& pair) noexcept {
   cudaError_t error = cudaSuccess;
   const int64_t offset = elapsed_ns(reference_.event, pair.begin, &error);
   const int64_t length = error == cudaSuccess ? elapsed_ns(pair.begin, pair.end, &error) : 0;
-  if (error != cudaSuccess) return false;
+  if (error != cudaSuccess) {
+    if (error != cudaErrorNotReady) fail(error);
+    return false;
+  }
+  if (pair.recording->finished()) return true;  // it was given up at exit
   GpuSpanRecord record{};
   record.kind = static_cast<uint8_t>(Kind::kGpuSpan);
   record.owner_type = static_cast<uint8_t>(pair.owner_type);
@@ -155,12 +184,17 @@ void DeviceTimer::drop_pending() noexcept {
 bool DeviceTimer::resolve(const std::vector<Recording*>& recordings) noexcept {
   collect();
   if (!enter()) {
+    say_failure();
     drop_pending();
     return false;
   }
   const int64_t now = read_clock(CLOCK_MONOTONIC);
-  if (now >= next_anchor_ || anchors_ < kDenseAnchors) {
-    write_anchor(recordings);
+  if (!recordings.empty() && recordings.back() != newest_) {
+    newest_ = recordings.back();
+    dense_anchors_left_ = kDenseAnchors;
+  }
+  if (now >= next_anchor_ || dense_anchors_left_ > 0) {
+    if (write_anchor(recordings) && dense_anchors_left_ > 0) --dense_anchors_left_;
     next_anchor_ = now + kAnchorPeriod;
   }
   if (anchors_ == 0) return true;
@@ -176,7 +210,7 @@ bool DeviceTimer::resolve(const std::vector<Recording*>& recordings) noexcept {
     }
     pending = pending || !queue.empty();
   }
-  if (cudaPeekAtLastError() != cudaSuccess && cudaGetLastError() != cudaErrorNotReady) fail();
+  cudaGetLastError();  // NotReady, on this thread
   return pending;
 }
 

@@ -35,13 +35,9 @@ uint64_t resident_bytes() noexcept {
 }
 
 void say_recording_ended(const Recording& recording, FileState state, uint32_t error) noexcept {
-  char line[512];
   const char* why = state == FileState::kFull ? "the size limit is reached (raise WANHOOK_MAX_MB or max_mb=)"
                                               : std::strerror(static_cast<int>(error));
-  const int length =
-      std::snprintf(line, sizeof(line), "wanhook: recording ended early: %s: %s\n", recording.path().c_str(), why);
-  if (length > 0 && ::write(STDERR_FILENO, line, std::min<size_t>(static_cast<size_t>(length), sizeof(line) - 1)) < 0)
-    return;
+  Recorder::get().say("recording ended early: " + recording.path() + ": " + why);
 }
 
 class Rounds {

@@ -36,7 +36,7 @@ class SpanTimer {
   static bool resolve() noexcept;
   // Writes GPU anchors for each device that is in use into a recording that is about to be finished.
   static void write_final_anchors(Recording* recording) noexcept;
-  // Pairs that run or wait for the resolver, over all devices.
+  // Pairs that are running or wait for the resolver, over all devices.
   static uint32_t outstanding() noexcept;
 };
 

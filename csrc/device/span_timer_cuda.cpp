@@ -34,10 +34,12 @@ class CurrentDevice {
   explicit CurrentDevice(int device) noexcept {
     int current = -1;
     ok_ = cudaGetDevice(&current) == cudaSuccess;
+    if (!ok_) cudaGetLastError();
     if (!ok_ || current == device) return;
     const StreamProvider* provider = stream_provider();
     ok_ = provider != nullptr;
     if (ok_) previous_ = provider->enter_device(device);
+    ok_ = previous_ >= 0;
   }
   ~CurrentDevice() {
     if (previous_ >= 0) stream_provider()->leave_device(previous_);
@@ -79,11 +81,13 @@ uint32_t SpanTimer::begin(Recording* recording, StreamRef stream) noexcept {
   EventPair& pair = timer->pool().pair(index);
   pair.recording = recording;
   pair.stream = static_cast<cudaStream_t>(stream.stream);
-  if (cudaEventRecord(pair.begin, pair.stream) != cudaSuccess) {
-    timer->fail();
+  const cudaError_t error = cudaEventRecord(pair.begin, pair.stream);
+  if (error != cudaSuccess) {
+    timer->pool().put_back(index);
+    timer->note_error(error);
     return 0;
   }
-  recording->span_opened();
+  timer->note_success();
   return ((static_cast<uint32_t>(stream.device) << kIndexBits) | index) + 1;
 }
 
@@ -96,19 +100,20 @@ void SpanTimer::end(uint32_t number, SpanOwner owner_type, uint32_t owner) noexc
   const CurrentDevice current(pair.device);
   // A stream that has begun a capture since cannot take this event: the span is lost, the capture is not.
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-  if (!current.ok() || cudaStreamIsCapturing(pair.stream, &capture) != cudaSuccess ||
-      capture != cudaStreamCaptureStatusNone || cudaEventRecord(pair.end, pair.stream) != cudaSuccess) {
-    cudaGetLastError();
+  cudaError_t error = current.ok() ? cudaStreamIsCapturing(pair.stream, &capture) : cudaErrorInvalidDevice;
+  if (error == cudaSuccess && capture == cudaStreamCaptureStatusNone) error = cudaEventRecord(pair.end, pair.stream);
+  if (error != cudaSuccess && current.ok()) running.timer->note_error(error);
+  if (error != cudaSuccess || capture != cudaStreamCaptureStatusNone) {
     abandon(number);
     return;
   }
+  pair.recording->span_opened();
   running.timer->submit(running.index);
 }
 
 void SpanTimer::abandon(uint32_t number) noexcept {
   if (number == 0) return;
   const Running running = find(number);
-  running.timer->pool().pair(running.index).recording->span_closed();
   running.timer->pool().put_back(running.index);
 }
 

@@ -2,6 +2,7 @@
 
 #include <c10/cuda/CUDAFunctions.h>
 #include <cuda_runtime_api.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -81,17 +82,30 @@ SegmentStateRecord describe(const caching::SegmentInfo& segment) noexcept {
   return record;
 }
 
-bool write_segment(Recording* recording, const caching::SegmentInfo& segment, uint32_t snapshot) noexcept {
+// A large state can need more chunks than lie ready. Where it is taken by a call of the user (start, stop, resume), it
+// waits for the resolver to prepare some; a resync happens inside hooks and never waits.
+template <class Record>
+bool append(Recording* recording, const Record& record, StateReason reason) noexcept {
+  for (int attempt = 0; !recording->append_state(record); ++attempt) {
+    if (reason == StateReason::kResync || attempt == 500) return false;
+    Recorder::get().wake_resolver();
+    usleep(200);
+  }
+  return true;
+}
+
+bool write_segment(Recording* recording, const caching::SegmentInfo& segment, uint32_t snapshot,
+                   StateReason reason) noexcept {
   SegmentStateRecord record = describe(segment);
   record.snapshot = snapshot;
-  bool written = recording->append_state(record);
+  bool written = append(recording, record, reason);
   uint64_t address = segment.address;
   for (const caching::BlockInfo& block : segment.blocks) {
     BlockStateRecord block_record = describe(block, address);
     block_record.device = record.device;
     block_record.snapshot = snapshot;
     block_record.segment = segment.address;
-    written = written && recording->append_state(block_record);
+    written = written && append(recording, block_record, reason);
     address += block.size;
   }
   return written;
@@ -121,9 +135,9 @@ void write_device_state(Recording* recording, const caching::SnapshotInfo& info,
   begin.reason = static_cast<uint8_t>(reason);
   begin.snapshot = recording->next_snapshot();
   begin.tick = tick;
-  bool written = recording->append_state(begin);
+  bool written = append(recording, begin, reason);
   for (const caching::SegmentInfo& segment : info.segments) {
-    if (segment.device == device) written = written && write_segment(recording, segment, begin.snapshot);
+    if (segment.device == device) written = written && write_segment(recording, segment, begin.snapshot, reason);
   }
   if (!written) {
     recording->file().add_dropped(1);
@@ -135,22 +149,27 @@ void write_device_state(Recording* recording, const caching::SnapshotInfo& info,
   end.device = static_cast<int8_t>(device);
   end.snapshot = begin.snapshot;
   end.tick = tick_now();
-  recording->append_state(end);
+  append(recording, end, reason);
 }
 
 // What the driver says may be asked while another thread captures a graph only in the relaxed mode.
 void ask_driver(int device, MemorySampleRecord* record) noexcept {
   cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
-  if (cudaThreadExchangeStreamCaptureMode(&mode) != cudaSuccess) return;
   int current = -1;
   size_t free_bytes = 0;
   size_t total_bytes = 0;
-  if (cudaGetDevice(&current) == cudaSuccess && current == device &&
-      cudaMemGetInfo(&free_bytes, &total_bytes) == cudaSuccess) {
+  bool ok = cudaGetDevice(&current) == cudaSuccess;
+  if (ok && current != device) return;
+  ok = ok && cudaThreadExchangeStreamCaptureMode(&mode) == cudaSuccess;
+  if (ok && cudaMemGetInfo(&free_bytes, &total_bytes) == cudaSuccess) {
     record->device_free = free_bytes;
     record->device_total = total_bytes;
+    ok = cudaThreadExchangeStreamCaptureMode(&mode) == cudaSuccess;
+  } else {
+    if (ok) cudaThreadExchangeStreamCaptureMode(&mode);
+    ok = false;
   }
-  cudaThreadExchangeStreamCaptureMode(&mode);
+  if (!ok) cudaGetLastError();  // ours: torch raises whatever it finds at its next cudaMalloc
 }
 
 AllocatorSampleRecord describe(const c10::CachingDeviceAllocator::DeviceStats& stats) noexcept {

@@ -38,6 +38,12 @@ StreamRef describe(const c10::cuda::CUDAStream& stream) noexcept {
 
 StreamRef current_stream_of_current_device() noexcept { return stream_on_device(-1); }
 
+int current_runtime_device() noexcept {
+  int device = -1;
+  if (cudaGetDevice(&device) != cudaSuccess) cudaGetLastError();
+  return device;
+}
+
 int enter_device(int device) noexcept {
   try {
     return c10::cuda::ExchangeDevice(static_cast<c10::DeviceIndex>(device));
@@ -63,7 +69,11 @@ StreamRef stream_on_device(int device) noexcept {
     if (device < 0) device = c10::cuda::current_device();
     // Asked first, as the first question for a stream makes a context on the current device.
     if (!in_use(device)) return {};
-    return describe(c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device)));
+    // And so does the question whether it is being captured, on a thread that has not chosen its device.
+    const int previous = current_runtime_device() == device ? -1 : enter_device(device);
+    const StreamRef reference = describe(c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device)));
+    if (previous >= 0) leave_device(previous);
+    return reference;
   } catch (...) {
     return {};
   }

@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks.run` runs them all; each module also runs by itself."""

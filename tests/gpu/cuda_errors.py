@@ -1,0 +1,25 @@
+"""The CUDA runtime's own view of the calling thread's last error, which torch has no function for."""
+
+import ctypes
+from functools import lru_cache
+from pathlib import Path
+
+
+@lru_cache
+def _runtime() -> ctypes.CDLL:
+    # The library that torch has loaded: a second copy would keep errors of its own.
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        path = line.split(maxsplit=5)[-1]
+        if "libcudart" in path:
+            return ctypes.CDLL(path)
+    raise RuntimeError("libcudart is not loaded: torch was not imported, or carries the runtime inside itself")
+
+
+def last_error() -> int:
+    """cudaPeekAtLastError() of this thread: 0 when a CUDA call of the host program would find nothing amiss."""
+    return int(_runtime().cudaPeekAtLastError())
+
+
+def take_error() -> int:
+    """cudaGetLastError(): the same, and the error is gone, unless it is one that stays for good."""
+    return int(_runtime().cudaGetLastError())

@@ -1,0 +1,1 @@
+"""Programs that the GPU tests start in processes of their own."""
