@@ -36,7 +36,7 @@ int start(const std::string& path, uint64_t capacity_bytes, int level) {
 
 // Waits for the file to be finished only while no GPU span is pending, and at most `wait_ns` in all.
 bool stop(bool at_exit, int64_t wait_ns) {
-  Recording* recording = Recorder::get().current();
+  Recording* recording = Recorder::current();
   if (recording == nullptr) return false;
   if (Recorder::get().stop(at_exit ? FileState::kExited : FileState::kStopped, 0) != GateResult::kOk) return false;
   if (recording->pending_spans() == 0 || wait_ns > 0) {
@@ -47,7 +47,7 @@ bool stop(bool at_exit, int64_t wait_ns) {
 }
 
 bool append_meta(const std::string& json) {
-  Recording* recording = Recorder::get().current();
+  Recording* recording = Recorder::current();
   if (recording == nullptr || json.size() > kMaxTextBytes) return false;
   MetaRecord record{};
   record.kind = static_cast<uint8_t>(Kind::kMeta);
@@ -57,12 +57,12 @@ bool append_meta(const std::string& json) {
 }
 
 void snapshot(int reason) {
-  Recording* recording = Recorder::get().active();
+  Recording* recording = Recorder::active();
   if (recording != nullptr) snapshot_state(recording, static_cast<StateReason>(reason));
 }
 
 void sample(int edge) {
-  Recording* recording = Recorder::get().active();
+  Recording* recording = Recorder::active();
   if (recording != nullptr) sample_memory(recording, 0, static_cast<SampleEdge>(edge));
 }
 
@@ -84,7 +84,7 @@ py::dict status() {
 
 std::vector<std::string> leftovers() {
   std::vector<std::string> found;
-  if (Recorder::get().current() != nullptr) found.emplace_back("a recording is running");
+  if (Recorder::current() != nullptr) found.emplace_back("a recording is running");
   if (thread_state.scope != 0) found.emplace_back("a scope is open on this thread");
   if (thread_state.role != 0) found.emplace_back("a role is set on this thread");
   if (thread_state.coalesced != 0) found.emplace_back("a coalesced group is open on this thread");

@@ -31,6 +31,7 @@ def describe_start(level: str, run_id: str, run_name: str, recording: int, start
             "pid": os.getpid(),
             "host": platform.node(),
             "boot_id": _read("/proc/sys/kernel/random/boot_id"),
+            "pid_namespace": _link("/proc/self/ns/pid"),
             "python": platform.python_version(),
         },
         "environment": _environment(),
@@ -145,6 +146,13 @@ def _environment() -> dict:
 def _whole_number(variable: str) -> int | None:
     value = os.environ.get(variable, "")
     return int(value) if value.isdecimal() else None
+
+
+def _link(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
 
 
 def _read(path: str) -> str | None:

@@ -48,10 +48,9 @@ Recorder::Recorder() {
 }
 
 void Recorder::close_gate_in_child() noexcept {
-  Recorder& recorder = get();
-  recorder.forked_child_.store(true, std::memory_order_relaxed);
-  recorder.active_.store(nullptr, std::memory_order_relaxed);
-  recorder.current_.store(nullptr, std::memory_order_relaxed);
+  forked_child_.store(true, std::memory_order_relaxed);
+  active_.store(nullptr, std::memory_order_relaxed);
+  current_.store(nullptr, std::memory_order_relaxed);
   thread_state.recording = nullptr;
   thread_state.writer.bind(nullptr);
 }

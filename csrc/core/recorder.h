@@ -32,10 +32,10 @@ class Recorder {
   static Recorder& get() noexcept;
 
   // Null while nothing is recorded: off, paused, or a forked child.
-  Recording* active() const noexcept { return active_.load(std::memory_order_acquire); }
+  static Recording* active() noexcept { return active_.load(std::memory_order_acquire); }
   // The recording that was started and not stopped, paused or not.
-  Recording* current() const noexcept { return current_.load(std::memory_order_acquire); }
-  bool in_forked_child() const noexcept { return forked_child_.load(std::memory_order_relaxed); }
+  static Recording* current() noexcept { return current_.load(std::memory_order_acquire); }
+  static bool in_forked_child() noexcept { return forked_child_.load(std::memory_order_relaxed); }
 
   // `error` is an errno value when the file could not be made.
   GateResult start(RecordingOptions options, int* error);
@@ -76,9 +76,10 @@ class Recorder {
   bool write_names(Recording* recording) noexcept;
   static bool write_group(Recording* recording, uint16_t index, const GroupInfo& group) noexcept;
 
-  std::atomic<Recording*> active_{nullptr};
-  std::atomic<Recording*> current_{nullptr};
-  std::atomic<bool> forked_child_{false};
+  // Static, so that a closed gate costs one load and no look at the object.
+  inline static std::atomic<Recording*> active_{nullptr};
+  inline static std::atomic<Recording*> current_{nullptr};
+  inline static std::atomic<bool> forked_child_{false};
   WakeUp resolver_wake_;
 
   std::mutex gate_mutex_;  // start, pause, resume, stop; taken before names_mutex_

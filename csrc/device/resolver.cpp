@@ -148,7 +148,7 @@ bool ensure_running() noexcept {
 }
 
 bool wait_finished(Recording* recording, int64_t timeout_ns) noexcept {
-  if (Recorder::get().in_forked_child()) return true;
+  if (Recorder::in_forked_child()) return true;
   return wait_until(timeout_ns, [&] { return recording->finished(); });
 }
 

@@ -37,7 +37,7 @@ void snapshot_state(Recording* recording, StateReason reason) noexcept {
 
 Scope begin_scope(const ScopeRequest& request) noexcept {
   Scope scope;
-  Recording* recording = Recorder::get().active();
+  Recording* recording = Recorder::active();
   if (recording == nullptr || request.level > recording->level()) return scope;
   resync_if_wanted(recording);
   const StreamRef stream = current_stream();
@@ -74,7 +74,7 @@ Scope begin_scope(const ScopeRequest& request) noexcept {
 void end_scope(const Scope& scope, uint8_t flags) noexcept {
   if (scope.recording == nullptr) return;
   // The recording may have been stopped inside this scope: then it stays open in the file, and only the timer is freed.
-  if (Recorder::get().current() != scope.recording) {
+  if (Recorder::current() != scope.recording) {
     SpanTimer::abandon(scope.timer);
     return;
   }
@@ -91,7 +91,7 @@ void end_scope(const Scope& scope, uint8_t flags) noexcept {
 }
 
 void mark(uint32_t name, std::string_view args) noexcept {
-  Recording* recording = Recorder::get().active();
+  Recording* recording = Recorder::active();
   if (recording == nullptr) return;
   MarkRecord record{};
   record.kind = static_cast<uint8_t>(Kind::kMark);

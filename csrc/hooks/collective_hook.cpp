@@ -94,7 +94,7 @@ class CollectiveKernel final : public c10::OperatorKernel {
     KnownGroup* group = find_group(arguments[shape_.group].toCustomClass<c10d::ProcessGroup>());
     std::atomic<uint32_t>& counter = shape_.point_to_point ? group->point_to_point : group->collectives;
     const uint32_t sequence = counter.fetch_add(1, std::memory_order_relaxed);
-    Recording* recording = Recorder::get().active();
+    Recording* recording = Recorder::active();
     if (recording == nullptr) return call(handle, keys, stack);
 
     resync_if_wanted(recording);

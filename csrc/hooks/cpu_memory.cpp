@@ -17,7 +17,7 @@ std::atomic<uint64_t> frees{0};
 std::atomic<uint64_t> last_sequence{0};
 
 void record(AllocatorAction action, void* address, size_t bytes) noexcept {
-  Recording* recording = Recorder::get().active();
+  Recording* recording = Recorder::active();
   if (recording == nullptr) return;
   AllocatorRecord entry{};
   entry.kind = static_cast<uint8_t>(Kind::kAllocator);

@@ -76,7 +76,7 @@ bool fold_into_last_free(DeviceEvents& events, Recording* recording, const cachi
 }
 
 void on_trace_entry(const caching::TraceEntry& entry) noexcept {
-  Recording* recording = Recorder::get().active();
+  Recording* recording = Recorder::active();
   if (recording == nullptr) return;
   const AllocatorAction action = translate(entry.action_);
   // Some versions give every SNAPSHOT entry device 0, whatever lock is held: only those of our own snapshot have a

@@ -90,7 +90,7 @@ KnownGroup* find_group(const c10::intrusive_ptr<c10d::ProcessGroup>& group) noex
     if (there == address) return &places[place].known;
     if (there == nullptr) break;
   }
-  if (Recorder::get().in_forked_child()) return &overflow;
+  if (Recorder::in_forked_child()) return &overflow;
   std::lock_guard<std::mutex> lock(mutex);
   for (size_t step = 0; step < kPlaces; ++step, place = (place + 1) & (kPlaces - 1)) {
     const c10d::ProcessGroup* there = places[place].group.load(std::memory_order_relaxed);

@@ -66,11 +66,12 @@ constexpr StreamProvider kProvider{&current_stream_of_current_device, &enter_dev
 
 StreamRef stream_on_device(int device) noexcept {
   try {
-    if (device < 0) device = c10::cuda::current_device();
+    const int current = current_runtime_device();
+    if (device < 0) device = current;
     // Asked first, as the first question for a stream makes a context on the current device.
     if (!in_use(device)) return {};
     // And so does the question whether it is being captured, on a thread that has not chosen its device.
-    const int previous = current_runtime_device() == device ? -1 : enter_device(device);
+    const int previous = current == device ? -1 : enter_device(device);
     const StreamRef reference = describe(c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device)));
     if (previous >= 0) leave_device(previous);
     return reference;

@@ -47,7 +47,7 @@ PyObject* end_recording = nullptr;
 PyObject* decorate = nullptr;  // called with (trace, function)
 
 bool still_recorded(const OpenScope* scope) {
-  return scope->scope.recording != nullptr && scope->scope.recording == Recorder::get().current();
+  return scope->scope.recording != nullptr && scope->scope.recording == Recorder::current();
 }
 
 uint32_t id_in_current_recording(const OpenScope* scope) {
@@ -105,8 +105,7 @@ PyTypeObject open_scope_type = make_open_scope_type();
 
 // 1: a recording was started for this scope; 0: not; -1: error set (an `out` that cannot be written).
 int start_recording_for(const Trace* trace) {
-  if (begin_recording == nullptr || Recorder::get().in_forked_child() || (never_start && trace->out == nullptr))
-    return 0;
+  if (begin_recording == nullptr || Recorder::in_forked_child() || (never_start && trace->out == nullptr)) return 0;
   PyObject* started = PyObject_CallOneArg(begin_recording, trace->out == nullptr ? Py_None : trace->out);
   if (started == nullptr) return -1;
   if (started == Py_None) never_start = true;
@@ -119,7 +118,7 @@ PyObject* trace_enter(PyObject* self, PyObject*) {
   auto* trace = reinterpret_cast<Trace*>(self);
   OpenScope* parent = trace->parent == nullptr ? innermost_open() : reinterpret_cast<OpenScope*>(trace->parent);
   bool owns_recording = false;
-  if (parent == nullptr && Recorder::get().current() == nullptr) {
+  if (parent == nullptr && Recorder::current() == nullptr) {
     const int started = start_recording_for(trace);
     if (started < 0) return nullptr;
     owns_recording = started == 1;
@@ -329,7 +328,7 @@ PyObject* make_again(PyObject*, PyObject* argument) {
 
 PyObject* make_mark(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
   if (!check_name(args, count, "mark")) return nullptr;
-  if (Recorder::get().active() == nullptr) Py_RETURN_NONE;
+  if (Recorder::active() == nullptr) Py_RETURN_NONE;
   std::string json;
   const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
   for (Py_ssize_t index = 0; index < named; ++index) {

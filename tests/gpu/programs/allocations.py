@@ -23,6 +23,8 @@ def main(moment: str, directory: str) -> None:
     wanhook.start(directory)
     if moment == "during":
         torch.cuda.init()
+        # A scope is timed from the moment on at which the process has a context, and it never makes one itself.
+        torch.cuda.synchronize()
     before = counters()
     with wanhook.trace("work"):
         random_operations(seed=3, count=300)
