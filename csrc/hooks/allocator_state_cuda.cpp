@@ -186,7 +186,11 @@ AllocatorSampleRecord describe(const c10::CachingDeviceAllocator::DeviceStats& s
 
 }  // namespace
 
-int next_snapshot_device() noexcept { return snapshot_in_progress.active ? snapshot_in_progress.next_device++ : -1; }
+int next_snapshot_device() noexcept {
+  if (!snapshot_in_progress.active) return -1;
+  const int device = snapshot_in_progress.next_device++;
+  return device < kMaxDevices && (snapshot_in_progress.used >> device & 1) != 0 ? device : -1;
+}
 
 void note_snapshot_sequence(int device, uint64_t sequence) noexcept {
   snapshot_in_progress.sequence[device] = sequence;
