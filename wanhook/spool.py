@@ -11,8 +11,10 @@ import tempfile
 from pathlib import Path
 
 _NETWORK = frozenset(
-    ["nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "afs"]
-    + ["orangefs", "panfs", "virtiofs", "pvfs2", "wekafs"]
+    {
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "afs"),
+        *("ceph", "lustre", "gpfs", "beegfs", "glusterfs", "orangefs", "panfs", "pvfs2", "wekafs"),
+    }
 )
 
 

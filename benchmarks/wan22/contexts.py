@@ -40,13 +40,20 @@ def foreign_contexts(ranks: Ranks) -> tuple[list[str], str]:
     """
     uuid = f"GPU-{torch.cuda.get_device_properties(ranks.device).uuid}"
     members = ranks.gather({"pid": os.getpid(), "uuid": uuid, "gpu": ranks.device.index, "contexts": own_contexts()})
-    problems = [f"rank {rank} has a context on GPU {index}" for rank, member in enumerate(members)
-                for index in member["contexts"] if index != member["gpu"]]
+    problems = [
+        f"rank {rank} has a context on GPU {index}"
+        for rank, member in enumerate(members)
+        for index in member["contexts"]
+        if index != member["gpu"]
+    ]
     listed = processes_by_gpu()
     owners = {member["pid"]: rank for rank, member in enumerate(members)}
     if not listed or not any(pid in owners for pids in listed.values() for pid in pids):
         return problems, "driver; NVML lists none of our processes here"
     for uuid, pids in listed.items():
-        problems += [f"NVML lists rank {owners[pid]} on {uuid}" for pid in pids
-                     if pid in owners and members[owners[pid]]["uuid"] != uuid]
+        problems += [
+            f"NVML lists rank {owners[pid]} on {uuid}"
+            for pid in pids
+            if pid in owners and members[owners[pid]]["uuid"] != uuid
+        ]
     return problems, "driver and NVML"

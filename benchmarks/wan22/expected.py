@@ -32,8 +32,9 @@ _ACTIONS = {1: "ALLOC", 2: "FREE_REQUESTED", 3: "FREE_COMPLETED", 4: "SEGMENT_AL
 _FREE_FOLDED = 1
 
 
-def expected_counts(layers: int, steps: int, t5_layers: int, world_size: int, *, first_roots: int = 0,
-                    on_gpu: bool = True) -> dict[tuple[str, str], int]:
+def expected_counts(
+    layers: int, steps: int, t5_layers: int, world_size: int, *, first_roots: int = 0, on_gpu: bool = True
+) -> dict[tuple[str, str], int]:
     """Collectives of one request on one rank, by (c10d op, role).
 
     `first_roots` is the number of FSDP roots (of T5, high and low noise model) that this request is the first to use.

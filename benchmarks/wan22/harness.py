@@ -67,9 +67,15 @@ class Pipeline:
         """One request through Wan's own `generate()`. Returns the video [3, frames, height, width] on rank 0 only."""
         config = self.wan.config
         return self.wan.generate(
-            PROMPT, size=self.size.video, frame_num=self.size.frames, shift=config.sample_shift,
-            sampling_steps=steps or self.size.steps, guide_scale=config.sample_guide_scale, seed=seed,
-            offload_model=False)
+            PROMPT,
+            size=self.size.video,
+            frame_num=self.size.frames,
+            shift=config.sample_shift,
+            sampling_steps=steps or self.size.steps,
+            guide_scale=config.sample_guide_scale,
+            seed=seed,
+            offload_model=False,
+        )
 
     def latents_digest(self) -> str:
         """SHA-256 of the final latents' bytes on this rank. Raises ValueError when they are not finite."""
@@ -139,8 +145,15 @@ def _construct(text2video, size: Size, ranks: Ranks, seed: int):
         if ranks.rank == 0:
             checkpoint.write_checkpoint(folder, config, size, seed)
         ranks.synchronize()
-        wan = text2video.WanT2V(config=config, checkpoint_dir=str(folder), device_id=ranks.device.index or 0,
-                                rank=ranks.rank, t5_fsdp=True, dit_fsdp=True, use_sp=True)
+        wan = text2video.WanT2V(
+            config=config,
+            checkpoint_dir=str(folder),
+            device_id=ranks.device.index or 0,
+            rank=ranks.rank,
+            t5_fsdp=True,
+            dit_fsdp=True,
+            use_sp=True,
+        )
         ranks.synchronize()
     finally:
         if ranks.rank == 0:

@@ -24,14 +24,14 @@ class Measured:
 
     observer: str
     seed: int
-    seconds: float           # the request alone, from all ranks ready to this rank's GPU done
-    enter_seconds: float     # starting the observer
-    exit_seconds: float      # stopping it, its export included
-    latents: str             # SHA-256
+    seconds: float  # the request alone, from all ranks ready to this rank's GPU done
+    enter_seconds: float  # starting the observer
+    exit_seconds: float  # stopping it, its export included
+    latents: str  # SHA-256
     allocated_peak: int = 0
     reserved_peak: int = 0
     output_bytes: int = 0
-    allocator_events: dict = field(default_factory=dict)   # growth of torch's own counters, by action
+    allocator_events: dict = field(default_factory=dict)  # growth of torch's own counters, by action
 
 
 def measure(pipeline: Pipeline, observer: Nothing, seed: int, steps: int | None = None) -> Measured:
@@ -86,6 +86,7 @@ def _commit() -> str | None:
     """BENCH_COMMIT names it where a copy of the tree came without its history; else git's word, else None."""
     if named := os.environ.get("BENCH_COMMIT"):
         return named
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True,
-                          text=True, check=False)
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
     return done.stdout.strip() or None if done.returncode == 0 else None

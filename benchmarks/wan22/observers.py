@@ -47,6 +47,7 @@ class Recording(Nothing):
         self._stack.enter_context(wanhook.trace("request", out=str(self.folder)))
         if self.with_scopes:
             from .scopes import wan_scopes
+
             self._stack.enter_context(wan_scopes())
         return self
 

@@ -27,8 +27,12 @@ from .ratios import Ratio, paired_ratio
 
 # Enough to use each kernel, both experts' graphs and each observer once without paying for a whole request.
 _WARM_UP_STEPS = 2
-_RECORDERS = {"none": [], "plain": [Recording], "scopes": [RecordingWithScopes],
-              "both": [Recording, RecordingWithScopes]}
+_RECORDERS = {
+    "none": [],
+    "plain": [Recording],
+    "scopes": [RecordingWithScopes],
+    "both": [Recording, RecordingWithScopes],
+}
 
 
 @dataclass
@@ -42,7 +46,7 @@ class Cost:
     seconds: float
     enter_seconds: float
     exit_seconds: float
-    output_bytes: int    # of the largest rank
+    output_bytes: int  # of the largest rank
 
 
 def parse() -> argparse.Namespace:
@@ -50,20 +54,32 @@ def parse() -> argparse.Namespace:
     add_arguments(parser)
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--peer-rounds", type=int, default=4)
-    parser.add_argument("--recorders", choices=sorted(_RECORDERS), default="both",
-                        help="plain: the scope `request` alone; scopes: Wan's stages and blocks too; none: leave out")
+    parser.add_argument(
+        "--recorders",
+        choices=sorted(_RECORDERS),
+        default="both",
+        help="plain: the scope `request` alone; scopes: Wan's stages and blocks too; none: leave out",
+    )
     return parser.parse_args()
 
 
-def serve(pipeline: Pipeline, arguments: argparse.Namespace, kind: type[Nothing], label: str, *,
-          export: bool = False, steps: int | None = None) -> Measured:
+def serve(
+    pipeline: Pipeline,
+    arguments: argparse.Namespace,
+    kind: type[Nothing],
+    label: str,
+    *,
+    export: bool = False,
+    steps: int | None = None,
+) -> Measured:
     """One measured request. Recordings of wanhook go into a folder of their own each."""
     observer = kind(arguments.runs / f"{label}-{kind.name}", pipeline.ranks.rank, export)
     return measure(pipeline, observer, arguments.seed, steps)
 
 
-def interleave(pipeline: Pipeline, arguments: argparse.Namespace, kinds: list[type[Nothing]], rounds: int,
-               label: str) -> dict[str, list[tuple[Measured, Measured]]]:
+def interleave(
+    pipeline: Pipeline, arguments: argparse.Namespace, kinds: list[type[Nothing]], rounds: int, label: str
+) -> dict[str, list[tuple[Measured, Measured]]]:
     """(bare, watched) of the same round, by observer. `kinds` are the watched ones; each is warmed up first."""
     pairs = defaultdict(list)
     for kind in kinds if rounds else ():
@@ -71,8 +87,10 @@ def interleave(pipeline: Pipeline, arguments: argparse.Namespace, kinds: list[ty
     order = [Nothing, *kinds]
     for number in range(rounds if kinds else 0):
         shift, last = number % len(order), number == rounds - 1
-        served = {kind: serve(pipeline, arguments, kind, f"{label}-{number}", export=last)
-                  for kind in order[shift:] + order[:shift]}
+        served = {
+            kind: serve(pipeline, arguments, kind, f"{label}-{number}", export=last)
+            for kind in order[shift:] + order[:shift]
+        }
         for kind in kinds:
             pairs[kind.name].append((served[Nothing], served[kind]))
     return pairs
@@ -86,9 +104,16 @@ def cost(pipeline: Pipeline, observer: str, phase: str, pairs: list[tuple[Measur
         return [max(rank[number][which][key] for rank in ranks) for number in range(len(pairs))]
 
     bare, watched = slowest(0, "seconds"), slowest(1, "seconds")
-    return Cost(observer, phase, paired_ratio(watched, bare), statistics.median(bare), statistics.median(watched),
-                statistics.median(slowest(1, "enter_seconds")), slowest(1, "exit_seconds")[-1],
-                int(max(slowest(1, "output_bytes"))))
+    return Cost(
+        observer,
+        phase,
+        paired_ratio(watched, bare),
+        statistics.median(bare),
+        statistics.median(watched),
+        statistics.median(slowest(1, "enter_seconds")),
+        slowest(1, "exit_seconds")[-1],
+        int(max(slowest(1, "output_bytes"))),
+    )
 
 
 def event_counts(arguments: argparse.Namespace) -> dict:
@@ -103,27 +128,43 @@ def event_counts(arguments: argparse.Namespace) -> dict:
         trace = wanhook.load(str(arguments.runs / f"pairs-{arguments.pairs - 1}-{kind.name}")).rank(0)
         counts[kind.name] = {
             "collectives": sum(expected.recorded_collectives(trace).values()),
-            "allocator_events": len(trace.allocator_events), "scopes": len(trace.scopes),
-            "dropped": trace.health.dropped, "resolver_cpu_seconds": trace.health.resolver_cpu / 1e9}
+            "allocator_events": len(trace.allocator_events),
+            "scopes": len(trace.scopes),
+            "dropped": trace.health.dropped,
+            "resolver_cpu_seconds": trace.health.resolver_cpu / 1e9,
+        }
     return counts
 
 
 def table(costs: list[Cost]) -> str:
     """One line an observer and phase; fits 100 columns."""
-    lines = [f"{'observer':<16} {'phase':<6} {'pairs':>5} {'bare s':>8} {'seen s':>8}  {'change [95 %]':<24}"
-             f" {'enter s':>8} {'exit s':>7} {'MiB':>7}"]
+    lines = [
+        f"{'observer':<16} {'phase':<6} {'pairs':>5} {'bare s':>8} {'seen s':>8}  {'change [95 %]':<24}"
+        f" {'enter s':>8} {'exit s':>7} {'MiB':>7}"
+    ]
     for one in costs:
-        lines.append(f"{one.observer:<16} {one.phase:<6} {one.ratio.pairs:>5} {one.bare_seconds:>8.4f} "
-                     f"{one.seconds:>8.4f}  {one.ratio.percent():<24} {one.enter_seconds:>8.3f} "
-                     f"{one.exit_seconds:>7.3f} {one.output_bytes / (1 << 20):>7.2f}")
+        lines.append(
+            f"{one.observer:<16} {one.phase:<6} {one.ratio.pairs:>5} {one.bare_seconds:>8.4f} "
+            f"{one.seconds:>8.4f}  {one.ratio.percent():<24} {one.enter_seconds:>8.3f} "
+            f"{one.exit_seconds:>7.3f} {one.output_bytes / (1 << 20):>7.2f}"
+        )
     return "\n".join(lines)
 
 
 def write(pipeline: Pipeline, costs: list[Cost], events: dict, out: Path | None) -> None:
     """The costs so far as JSON."""
     if out:
-        out.write_text(json.dumps({"machine": machine(pipeline.ranks), "size": asdict(pipeline.size), "events": events,
-                                   "costs": [asdict(one) for one in costs]}, indent=1))
+        out.write_text(
+            json.dumps(
+                {
+                    "machine": machine(pipeline.ranks),
+                    "size": asdict(pipeline.size),
+                    "events": events,
+                    "costs": [asdict(one) for one in costs],
+                },
+                indent=1,
+            )
+        )
 
 
 def main() -> int:
@@ -134,8 +175,10 @@ def main() -> int:
     first = serve(pipeline, arguments, Nothing, "warm-up")
     say(ranks, f"first request {first.seconds:.2f} s")
     costs, recorders = [], _RECORDERS[arguments.recorders]
-    for phase, kinds, rounds in (("pairs", recorders, arguments.pairs),
-                                 ("peers", recorders[-1:] + peers(), arguments.peer_rounds)):
+    for phase, kinds, rounds in (
+        ("pairs", recorders, arguments.pairs),
+        ("peers", recorders[-1:] + peers(), arguments.peer_rounds),
+    ):
         served = interleave(pipeline, arguments, kinds, rounds, phase)
         costs += [cost(pipeline, name, phase, pairs) for name, pairs in served.items()]
         if served and ranks.rank == 0:

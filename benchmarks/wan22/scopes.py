@@ -75,20 +75,31 @@ def wan_scopes() -> Iterator[None]:
     with ExitStack() as stack:
         # All originals are taken before the first is replaced: WanCrossAttention inherits from WanSelfAttention.
         owners = [getattr(importlib.import_module(module), class_name) for module, class_name, _, _ in _CALLS]
-        calls = [(owner, "__call__", _traced(owner.__call__, name, level))
-                 for owner, (_, _, name, level) in zip(owners, _CALLS, strict=True)]
+        calls = [
+            (owner, "__call__", _traced(owner.__call__, name, level))
+            for owner, (_, _, name, level) in zip(owners, _CALLS, strict=True)
+        ]
         for owner, attribute, value in (
             *calls,
             (vae, "decode", _traced(vae.decode, "vae_decode", "stage")),
             (scheduler, "step", _traced(scheduler.step, "scheduler_step", "op")),
             (text2video, "tqdm", _traced_loop(text2video.tqdm)),
             (ulysses, "flash_attention", _traced(ulysses.flash_attention, "attn_kernel", "op")),
-            (ulysses, "all_to_all",
-             _in_role(ulysses.all_to_all, lambda call: "qkv" if call["scatter_dim"] == 2 else "out")),
-            (sequence_parallel, "gather_forward",
-             _in_role(sequence_parallel.gather_forward, lambda _call: "sp_gather")),
-            (flat_param.FlatParamHandle, "_all_gather_flat_param",
-             _in_role(flat_param.FlatParamHandle._all_gather_flat_param, lambda _call: "fsdp")),
+            (
+                ulysses,
+                "all_to_all",
+                _in_role(ulysses.all_to_all, lambda call: "qkv" if call["scatter_dim"] == 2 else "out"),
+            ),
+            (
+                sequence_parallel,
+                "gather_forward",
+                _in_role(sequence_parallel.gather_forward, lambda _call: "sp_gather"),
+            ),
+            (
+                flat_param.FlatParamHandle,
+                "_all_gather_flat_param",
+                _in_role(flat_param.FlatParamHandle._all_gather_flat_param, lambda _call: "fsdp"),
+            ),
         ):
             stack.enter_context(_replaced(owner, attribute, value))
         yield

@@ -29,24 +29,76 @@ class Size:
     @property
     def dit_arguments(self) -> dict:
         """Arguments of `WanModel` for one expert."""
-        return {"model_type": "t2v", "dim": self.dim, "ffn_dim": self.ffn_dim, "num_heads": self.heads,
-                "num_layers": self.layers}
+        return {
+            "model_type": "t2v",
+            "dim": self.dim,
+            "ffn_dim": self.ffn_dim,
+            "num_heads": self.heads,
+            "num_layers": self.layers,
+        }
 
     @property
     def t5_arguments(self) -> dict:
         """Arguments of `umt5_xxl` that replace its hard-coded 24 layers; `vocab_size` comes from the tokenizer."""
-        return {"dim": TEXT_DIM, "dim_attn": self.t5_attention, "dim_ffn": self.t5_ffn, "num_heads": self.t5_heads,
-                "encoder_layers": self.t5_layers}
+        return {
+            "dim": TEXT_DIM,
+            "dim_attn": self.t5_attention,
+            "dim_ffn": self.t5_ffn,
+            "num_heads": self.t5_heads,
+            "encoder_layers": self.t5_layers,
+        }
 
 
 # 14b: the blocks, sequence length and solver of the real model, 4 layers of 40; GPU-bound.
 # tiny: kernels so short that the host cannot keep ahead; launch-bound.
 # cpu: proves the code without a GPU; its times mean nothing.
-SIZES = {size.name: size for size in (
-    Size("14b", dim=5120, ffn_dim=13824, heads=40, layers=4, video=(832, 480), frames=81, steps=4,
-         t5_layers=4, t5_attention=512, t5_ffn=1024, t5_heads=8, vae_dim=32),
-    Size("tiny", dim=256, ffn_dim=512, heads=4, layers=2, video=(128, 128), frames=5, steps=30,
-         t5_layers=2, t5_attention=64, t5_ffn=64, t5_heads=4, vae_dim=8),
-    Size("cpu", dim=64, ffn_dim=128, heads=4, layers=2, video=(64, 64), frames=5, steps=4,
-         t5_layers=2, t5_attention=64, t5_ffn=64, t5_heads=4, vae_dim=8),
-)}
+SIZES = {
+    size.name: size
+    for size in (
+        Size(
+            "14b",
+            dim=5120,
+            ffn_dim=13824,
+            heads=40,
+            layers=4,
+            video=(832, 480),
+            frames=81,
+            steps=4,
+            t5_layers=4,
+            t5_attention=512,
+            t5_ffn=1024,
+            t5_heads=8,
+            vae_dim=32,
+        ),
+        Size(
+            "tiny",
+            dim=256,
+            ffn_dim=512,
+            heads=4,
+            layers=2,
+            video=(128, 128),
+            frames=5,
+            steps=30,
+            t5_layers=2,
+            t5_attention=64,
+            t5_ffn=64,
+            t5_heads=4,
+            vae_dim=8,
+        ),
+        Size(
+            "cpu",
+            dim=64,
+            ffn_dim=128,
+            heads=4,
+            layers=2,
+            video=(64, 64),
+            frames=5,
+            steps=4,
+            t5_layers=2,
+            t5_attention=64,
+            t5_ffn=64,
+            t5_heads=4,
+            vae_dim=8,
+        ),
+    )
+}

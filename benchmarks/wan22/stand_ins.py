@@ -55,6 +55,7 @@ def import_wan(repository: Path) -> types.ModuleType:
     sys.path.insert(0, str(repository))
     if not torch.cuda.is_available():
         from .without_gpu import current_device_zero
+
         with current_device_zero():
             return importlib.import_module("wan.text2video")
     return importlib.import_module("wan.text2video")

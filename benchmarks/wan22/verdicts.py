@@ -11,7 +11,7 @@ from .measurement import Measured
 from .sizes import Size
 
 _MIB = 1 << 20
-_SHOWN = 6   # differences named in one detail
+_SHOWN = 6  # differences named in one detail
 
 
 @dataclass
@@ -25,6 +25,7 @@ class Verdict:
 
 def judge_requests(requests: list[list[Measured]]) -> list[Verdict]:
     """The criteria that compare recorded with unrecorded requests; `requests[rank]` are one rank's, in order."""
+
     def split(rank, field):
         values = {True: [], False: []}
         for request in requests[rank]:
@@ -37,12 +38,21 @@ def judge_requests(requests: list[list[Measured]]) -> list[Verdict]:
     if not any(request.allocated_peak for request in requests[0]):
         return [*verdicts, Verdict("allocator peaks", None, "no GPU")]
     peaks = [split(rank, "allocated_peak") for rank in ranks]
-    verdicts.append(Verdict("allocated peak equal", all(len({*with_, *without}) == 1 for with_, without in peaks),
-                            "; ".join(_spread(rank, *peaks[rank]) for rank in ranks)))
+    verdicts.append(
+        Verdict(
+            "allocated peak equal",
+            all(len({*with_, *without}) == 1 for with_, without in peaks),
+            "; ".join(_spread(rank, *peaks[rank]) for rank in ranks),
+        )
+    )
     peaks = [split(rank, "reserved_peak") for rank in ranks]
-    verdicts.append(Verdict("reserved peak in range",
-                            all(min(without) <= value <= max(without) for with_, without in peaks for value in with_),
-                            "; ".join(_spread(rank, *peaks[rank]) for rank in ranks)))
+    verdicts.append(
+        Verdict(
+            "reserved peak in range",
+            all(min(without) <= value <= max(without) for with_, without in peaks for value in with_),
+            "; ".join(_spread(rank, *peaks[rank]) for rank in ranks),
+        )
+    )
     return verdicts
 
 
@@ -56,8 +66,7 @@ def _spread(rank: int, recorded: list[int], unrecorded: list[int]) -> str:
     return f"rank {rank}: {show(recorded)} recorded, {show(unrecorded)} not (MiB)"
 
 
-def judge_recordings(folders: list[Path], size: Size, requests: list[list[Measured]], *,
-                     roles: bool) -> list[Verdict]:
+def judge_recordings(folders: list[Path], size: Size, requests: list[list[Measured]], *, roles: bool) -> list[Verdict]:
     """Compare every recording with what Wan's code implies and with torch's own counters.
 
     `folders[n]` holds the n-th recorded request of every rank; without `roles` collectives are compared by op alone.
@@ -74,8 +83,11 @@ def judge_recordings(folders: list[Path], size: Size, requests: list[list[Measur
             where = f"{folder.name} rank {trace.rank}"
             incomplete += _unhealthy(where, trace.health)
             found = expected.recorded_collectives(trace)
-            collectives += _differences(where, found, wanted) if roles else _differences(
-                where, expected.by_op(found), expected.by_op(wanted))
+            collectives += (
+                _differences(where, found, wanted)
+                if roles
+                else _differences(where, expected.by_op(found), expected.by_op(wanted))
+            )
             if on_gpu:
                 seen = expected.recorded_allocator_events(trace, trace.meta["device"]["index"])
                 events += _differences(where, seen, recorded[trace.rank][number].allocator_events)
@@ -83,7 +95,8 @@ def judge_recordings(folders: list[Path], size: Size, requests: list[list[Measur
         _verdict("recordings whole", incomplete, f"{len(folders)} x {len(requests)} files"),
         _verdict("collectives as derived", collectives, f"{sum(wanted.values())} a rank: {_show(wanted)}"),
         _verdict("allocator events", events, f"rank 0, last: {_show(recorded[0][-1].allocator_events)}")
-        if on_gpu else Verdict("allocator events", None, "no GPU"),
+        if on_gpu
+        else Verdict("allocator events", None, "no GPU"),
     ]
 
 
@@ -101,8 +114,14 @@ def _settled(folder: Path, patience: float = 5.0):
 
 def _unhealthy(where: str, health) -> list[str]:
     whole = health.state == "stopped" and not (health.dropped or health.unresolved or health.damage)
-    return [] if whole else [f"{where}: {health.state}, {health.dropped} dropped, {health.unresolved} unresolved, "
-                             f"{len(health.damage)} damaged places"]
+    return (
+        []
+        if whole
+        else [
+            f"{where}: {health.state}, {health.dropped} dropped, {health.unresolved} unresolved, "
+            f"{len(health.damage)} damaged places"
+        ]
+    )
 
 
 def _verdict(name: str, problems: list[str], otherwise: str) -> Verdict:
@@ -111,8 +130,11 @@ def _verdict(name: str, problems: list[str], otherwise: str) -> Verdict:
 
 
 def _differences(where: str, found: dict, wanted: dict) -> list[str]:
-    return [f"{where}: {_name(key)} {found.get(key, 0)}, expected {wanted.get(key, 0)}"
-            for key in sorted({*found, *wanted}) if found.get(key, 0) != wanted.get(key, 0)]
+    return [
+        f"{where}: {_name(key)} {found.get(key, 0)}, expected {wanted.get(key, 0)}"
+        for key in sorted({*found, *wanted})
+        if found.get(key, 0) != wanted.get(key, 0)
+    ]
 
 
 def _name(key) -> str:
