@@ -4,6 +4,7 @@ A generator or coroutine is charged for its own steps: the scope is open while i
 or another task, does.
 """
 
+import contextlib
 import functools
 import inspect
 
@@ -35,7 +36,8 @@ def decorate(scope, function):
 def _decorate_generator(scope, function):
     @functools.wraps(function)
     def generate(*args, **kwargs):
-        return (yield from _Steps(scope, function(*args, **kwargs)))
+        with _recording(scope):
+            return (yield from _Steps(scope, function(*args, **kwargs)))
 
     return generate
 
@@ -43,7 +45,8 @@ def _decorate_generator(scope, function):
 def _decorate_coroutine(scope, function):
     @functools.wraps(function)
     async def run(*args, **kwargs):
-        return await _Steps(scope, function(*args, **kwargs))
+        with _recording(scope):
+            return await _Steps(scope, function(*args, **kwargs))
 
     return run
 
@@ -51,6 +54,7 @@ def _decorate_coroutine(scope, function):
 def _decorate_async_generator(scope, function):
     @functools.wraps(function)
     async def generate(*args, **kwargs):
+        owned = _C.begin_outermost(scope)
         source = function(*args, **kwargs)
         step = source.__anext__()
         try:
@@ -69,8 +73,19 @@ def _decorate_async_generator(scope, function):
                     step = source.asend(sent)
         finally:
             await source.aclose()
+            _C.end_outermost(owned)
 
     return generate
+
+
+@contextlib.contextmanager
+def _recording(scope):
+    """Where the decorated one is outermost, its recording runs from its first step to its last."""
+    owned = _C.begin_outermost(scope)
+    try:
+        yield
+    finally:
+        _C.end_outermost(owned)
 
 
 class _Steps:

@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import os
 import shutil
+import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +47,7 @@ class _Current:
 _current: _Current | None = None
 _spooled: list[tuple[Path, Path]] = []  # local file, place in the run directory
 _recordings = 0
+_starting = threading.RLock()  # never waited for in a forked child, which returns before
 
 
 def start(out=None, *, level: str | None = None, max_mb: int | None = None) -> Path | None:
@@ -98,15 +100,21 @@ def cuda_came_up() -> None:
 
 
 def _start(chosen: settings.Settings, started_by: str) -> Path | None:
-    global _current, _recordings
     if not chosen.enabled or _C.status()["forked_child"]:
         return None
+    with _starting:
+        if _current is not None and not _C.status()["recording"]:
+            _stop(at_exit=False, wait=0.0)  # one that ended early by itself
+        return _start_alone(chosen, started_by)
+
+
+def _start_alone(chosen: settings.Settings, started_by: str) -> Path:
+    global _current, _recordings
     attach.attach()
     settled = run_directory.can_agree()
     run_id = run_directory.agree(run_directory.run_name(), _recordings) if settled else run_directory.run_name()
-    directory = (chosen.out or Path(run_directory.BASE) / run_id).absolute()
-    path = run_directory.file_path(directory, metadata.rank(), _recordings)
-    kind = _make_directory(directory)
+    directory, kind = _make_directory(chosen.out or Path(run_directory.BASE) / run_id)
+    path = run_directory.unused_path(directory, metadata.rank(), _recordings)
     written = _open(path, chosen, spool.must_spool(kind))
     _warn_about_room(written.parent, chosen.max_mb)
     settled = settled or run_directory.is_one_launch_on_one_host()
@@ -119,13 +127,14 @@ def _start(chosen: settings.Settings, started_by: str) -> Path | None:
     return directory
 
 
-def _make_directory(directory: Path) -> str:
-    """Makes the run directory and returns the type of its file system."""
+def _make_directory(directory: Path) -> tuple[Path, str]:
+    """Makes the run directory; its absolute path and the type of its file system."""
     try:
+        directory = directory.absolute()  # fails where the current directory is gone
         directory.mkdir(parents=True, exist_ok=True)
+        return directory, spool.file_system(directory.resolve())
     except OSError as error:
         raise _cannot_write(directory, error) from None
-    return spool.file_system(directory.resolve())
 
 
 def _open(path: Path, chosen: settings.Settings, spooled: bool) -> Path:
@@ -168,6 +177,7 @@ def _stop(at_exit: bool, wait: float) -> None:
     current, _current = _current, None
     if current is None or _C.status()["forked_child"]:
         return
+    path = current.path
     if _C.status()["recording"]:
         # At exit a GPU that hangs must not hang us: asking for its memory could wait for it.
         if not at_exit or _gpu_answers():
@@ -181,11 +191,10 @@ def _stop(at_exit: bool, wait: float) -> None:
             final["run"] = {"id": run_id}
         _append_meta(final)
         _C.stop(at_exit, int(wait * 1e9))
-        path = current.path
         if run_id != current.run_id and not current.explicit_directory:
             path = _move(path, path.parent.parent / run_id)
-        if current.written != current.path:
-            _spooled.append((current.written, path))
+    if current.written != current.path:
+        _spooled.append((current.written, path))
 
 
 def _gpu_answers() -> bool:
@@ -222,24 +231,36 @@ def _append_meta(meta: dict) -> None:
             _C.append_meta(piece)
 
 
-def _begin_outermost(out) -> bool | None:
-    """A scope is entered while nothing is recorded. None: do not ask again. Raises only where the user named a
-    directory."""
-    chosen = settings.from_environment()
-    if out is not None:
-        return _start(replace(chosen, out=Path(out)), "trace") is not None
-    try:
-        return None if _start(chosen, "trace") is None else True
-    except WanhookError as error:
-        settings.complain(f"{error} This run is not recorded.")
+def _begin_outermost(out) -> int | None:
+    """A scope is entered while nothing is recorded. The number of the recording that was started, 0 for none, None:
+    do not ask again. Raises only where the user named a directory."""
+    global _current
+    if _C.status()["forked_child"]:
         return None
+    with _starting:
+        if _current is not None:
+            return 0  # another thread was first, or its recording ended early and it has not noticed yet
+        try:
+            chosen = settings.from_environment()
+            started = _start(replace(chosen, out=Path(out)) if out is not None else chosen, "trace")
+            return None if started is None else _current.number + 1
+        except Exception as error:
+            _C.stop(False, 0)
+            _current = None
+            if out is not None and isinstance(error, WanhookError):
+                raise
+            settings.complain(f"{error} This run is not recorded.")
+            return None
 
 
-def _end_outermost() -> None:
-    _stop(at_exit=False, wait=0.0)
+def _end_outermost(number: int) -> None:
+    if _current is not None and _current.number + 1 == number:
+        _stop(at_exit=False, wait=0.0)
 
 
 def _at_exit() -> None:
+    if _C.status()["forked_child"]:
+        return
     _stop(at_exit=True, wait=0.0)
     _C.finish_all(int(_LONGEST_EXIT / 2 * 1e9))
     # Copying takes as long as the network does, so it waits for the end of the program.

@@ -4,6 +4,7 @@ The name comes from the process that started all ranks (torchrun's agent, the pa
 this process): its start time and pid. Where torch.distributed is up, its store settles the matter for all hosts.
 """
 
+import itertools
 import multiprocessing
 import os
 import time
@@ -46,6 +47,13 @@ def file_path(directory: Path, rank: int | None, recording: int) -> Path:
     """A name that no other process or recording uses; rank and run are in the file itself."""
     label = "rank-none" if rank is None else f"rank{rank:05d}"
     return directory / f"{label}-{os.getpid()}-{recording}.wanhook"
+
+
+def unused_path(directory: Path, rank: int | None, recording: int) -> Path:
+    """file_path(), or one beside it where an earlier process had the same id, as in containers."""
+    path = file_path(directory, rank, recording)
+    names = itertools.chain([path], (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2)))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def _leader() -> int:

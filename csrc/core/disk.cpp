@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cstdio>
 
 namespace wanhook::disk {
 namespace {
@@ -67,6 +68,18 @@ int map(int fd, uint64_t bytes, void** address) noexcept {
   if (mapped == MAP_FAILED) return errno;
   *address = mapped;
   return 0;
+}
+
+uint64_t address_space_to_spare() noexcept {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return UINT64_MAX;
+  FILE* status = std::fopen("/proc/self/statm", "re");
+  if (status == nullptr) return UINT64_MAX;
+  unsigned long long pages = 0;
+  if (std::fscanf(status, "%llu", &pages) != 1) pages = 0;
+  std::fclose(status);
+  const uint64_t in_use = pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  return limit.rlim_cur > in_use ? (limit.rlim_cur - in_use) / 8 : 0;
 }
 
 void populate(void* address, uint64_t bytes) noexcept {

@@ -15,6 +15,9 @@ int allocate(int fd, uint64_t begin, uint64_t end) noexcept;
 int truncate(int fd, uint64_t size) noexcept;
 // Maps `bytes` of the file shared at one address; the file may be shorter and grow later.
 int map(int fd, uint64_t bytes, void** address) noexcept;
+// Bytes of address space that the host program can do without: an eighth of what `ulimit -v` leaves, UINT64_MAX without
+// such a limit.
+uint64_t address_space_to_spare() noexcept;
 // Makes the pages of an allocated range present and writable, so that a store into them does not fault.
 void populate(void* address, uint64_t bytes) noexcept;
 

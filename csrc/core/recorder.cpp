@@ -171,6 +171,11 @@ void Recorder::say(const std::string& sentence) noexcept {
   if (in_forked_child()) return;
   const std::string line = "wanhook: " + sentence + "\n";
   if (::write(STDERR_FILENO, line.data(), line.size()) < 0) return;
+}
+
+void Recorder::say_and_note(const std::string& sentence) noexcept {
+  if (in_forked_child()) return;
+  say(sentence);
   std::lock_guard<std::mutex> lock(names_mutex_);
   notes_.push_back(sentence);
 }

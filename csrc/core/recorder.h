@@ -50,9 +50,10 @@ class Recorder {
   // Group index for collectives; 0 when there are too many groups.
   uint16_t define_group(GroupInfo group) noexcept;
 
-  // A sentence about something that is not recorded from here on: on stderr, and in notes(), which the meta
-  // data take up. Not for hooks.
-  void say(const std::string& sentence) noexcept;
+  // A sentence on stderr. Not for hooks.
+  static void say(const std::string& sentence) noexcept;
+  // The same, and kept for notes(), which the meta data take up: something is not recorded in this process any more.
+  void say_and_note(const std::string& sentence) noexcept;
   std::vector<std::string> notes();
 
   // Never blocks; safe from every hook.

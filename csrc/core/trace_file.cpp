@@ -28,7 +28,7 @@ int map_as_much_as_possible(int fd, uint64_t* bytes, void** address) noexcept {
 }  // namespace
 
 int TraceFile::create(const std::string& path, uint64_t capacity_bytes, const FileHeader& header) {
-  uint64_t bytes = std::max(capacity_bytes, kSmallestRange);
+  uint64_t bytes = std::max(std::min(capacity_bytes, disk::address_space_to_spare()), kSmallestRange);
   int error = disk::create(path, &fd_);
   if (error != 0) return error;
   void* address = nullptr;

@@ -40,7 +40,7 @@ void DeviceTimer::say_failure() noexcept {
   if (said_failure_) return;
   said_failure_ = true;
   const char* reason = cudaGetErrorString(static_cast<cudaError_t>(error_.load(std::memory_order_relaxed)));
-  Recorder::get().say("GPU times of device " + std::to_string(device_) + " end early: " + reason);
+  Recorder::get().say_and_note("GPU times of device " + std::to_string(device_) + " end early: " + reason);
 }
 
 bool DeviceTimer::finished(uint32_t index) noexcept {

@@ -37,7 +37,7 @@ uint64_t resident_bytes() noexcept {
 void say_recording_ended(const Recording& recording, FileState state, uint32_t error) noexcept {
   const char* why = state == FileState::kFull ? "the size limit is reached (raise WANHOOK_MAX_MB or max_mb=)"
                                               : std::strerror(static_cast<int>(error));
-  Recorder::get().say("recording ended early: " + recording.path() + ": " + why);
+  Recorder::say("recording ended early: " + recording.path() + ": " + why);
 }
 
 class Rounds {

@@ -72,7 +72,9 @@ void stamp_completion(const c10::IValue& result, Recording* recording, uint32_t 
     const auto future = work->getFuture();
     if (!future) return;
     future->addCallback(
-        [recording, id](c10::ivalue::Future&) noexcept { write_end(recording, id, CollectivePhase::kCompleted); },
+        [recording, id](c10::ivalue::Future& done) noexcept {
+          write_end(recording, id, done.hasError() ? CollectivePhase::kFailed : CollectivePhase::kCompleted);
+        },
         /*uses_future=*/false);
   } catch (...) {
     // This backend's Work has no future: the completion stays unknown.
@@ -127,10 +129,13 @@ class CollectiveKernel final : public c10::OperatorKernel {
     record.role = thread_state.role;
     record.group = group.index;
     record.scope = thread_state.scope;
-    record.bytes_in = inputs.bytes;
-    record.bytes_out = outputs.bytes;
-    record.tensors = static_cast<uint16_t>(std::min<uint32_t>(any.count, UINT16_MAX));
-    record.dtype = static_cast<uint8_t>(any.dtype < 0 ? 255 : any.dtype);
+    record.dtype = 255;
+    if (shape_.moves_data) {
+      record.bytes_in = inputs.bytes;
+      record.bytes_out = outputs.bytes;
+      record.tensors = static_cast<uint16_t>(std::min<uint32_t>(any.count, UINT16_MAX));
+      if (any.dtype >= 0) record.dtype = static_cast<uint8_t>(any.dtype);
+    }
     record.device = -1;
     record.peer = shape_.peer < 0 ? -1 : static_cast<int32_t>(arguments[static_cast<size_t>(shape_.peer)].toInt());
     record.coalesced = thread_state.coalesced;
@@ -144,8 +149,9 @@ class CollectiveKernel final : public c10::OperatorKernel {
   }
 
   uint8_t flags_of(c10::ArrayRef<c10::IValue> arguments, const KnownGroup& group, bool cuda, bool capturing) const {
-    // Without the argument (send, recv) NCCL works on its own stream, as it does for async_op=True.
-    const bool async = shape_.async_op < 0 || arguments[static_cast<size_t>(shape_.async_op)].toBool();
+    // What has a Work and no such argument (send, recv) works on NCCL's own stream, as async_op=True does.
+    const bool async =
+        shape_.async_op < 0 ? shape_.work >= 0 : arguments[static_cast<size_t>(shape_.async_op)].toBool();
     const bool coalesced = thread_state.coalesced != 0;
     uint8_t flags = 0;
     if (async) flags |= kCollectiveAsync;

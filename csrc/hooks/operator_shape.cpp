@@ -48,6 +48,7 @@ bool read_shape(const c10::FunctionSchema& schema, OperatorShape* shape) {
   }
   shape->point_to_point = shape->name == "send" || begins_with(shape->name, "recv_");
   shape->has_future = gloo_gives_future(shape->name);
+  shape->moves_data = shape->name.find("barrier") == std::string::npos;
   return has_group;
 }
 

@@ -14,14 +14,15 @@
 namespace wanhook {
 namespace {
 
-// An entered scope. Parents outlive their children through the strong reference.
+// An entered scope. `outer` is the one that was innermost in this context when it was entered, and is again when it is
+// left; a scope with parent= has another parent in the file, and none of its context's business.
 struct OpenScope {
   PyObject_HEAD
   Scope scope;
-  OpenScope* parent;
+  OpenScope* outer;      // strong reference
   OpenScope* outer_use;  // the same Trace object entered a second time before it was left
   bool closed;
-  bool owns_recording;   // this scope started the recording and ends it
+  long owned_recording;  // the recording that this scope started and ends, as begin_recording named it; 0 for none
 };
 
 // What trace() returns: a name and arguments, ready to be entered any number of times.
@@ -39,8 +40,8 @@ extern PyTypeObject open_scope_type;
 extern PyTypeObject trace_type;
 
 PyObject* current_scope = nullptr;    // ContextVar
-// Called with (out or None) when a scope is entered and nothing is recorded. Answers True when a recording was started,
-// False when not, None when it never will be for scopes without `out`.
+// Called with (out or None) when a scope is entered and nothing is recorded. Answers with a number that names the
+// recording it started, 0 when it started none, None when it never will for scopes without `out`.
 PyObject* begin_recording = nullptr;
 bool never_start = false;
 PyObject* end_recording = nullptr;
@@ -51,7 +52,7 @@ bool still_recorded(const OpenScope* scope) {
 }
 
 uint32_t id_in_current_recording(const OpenScope* scope) {
-  while (scope != nullptr && (scope->closed || !still_recorded(scope))) scope = scope->parent;
+  while (scope != nullptr && (scope->closed || !still_recorded(scope))) scope = scope->outer;
   return scope == nullptr ? 0 : scope->scope.id;
 }
 
@@ -65,7 +66,7 @@ OpenScope* innermost_open() {
   if (value == nullptr) return nullptr;
   auto* scope = Py_IS_TYPE(value, &open_scope_type) ? reinterpret_cast<OpenScope*>(value) : nullptr;
   Py_DECREF(value);  // the context keeps it
-  while (scope != nullptr && scope->closed) scope = scope->parent;
+  while (scope != nullptr && scope->closed) scope = scope->outer;
   return scope;
 }
 
@@ -78,7 +79,7 @@ void set_innermost(OpenScope* scope) {
 
 void open_scope_dealloc(PyObject* self) {
   auto* scope = reinterpret_cast<OpenScope*>(self);
-  Py_XDECREF(reinterpret_cast<PyObject*>(scope->parent));
+  Py_XDECREF(reinterpret_cast<PyObject*>(scope->outer));
   Py_XDECREF(reinterpret_cast<PyObject*>(scope->outer_use));
   PyObject_Free(self);
 }
@@ -103,26 +104,25 @@ PyTypeObject make_open_scope_type() {
 }
 PyTypeObject open_scope_type = make_open_scope_type();
 
-// 1: a recording was started for this scope; 0: not; -1: error set (an `out` that cannot be written).
-int start_recording_for(const Trace* trace) {
+// The number of the recording that was started for this scope; 0: none; -1: error set (an `out` that cannot be
+// written).
+long start_recording_if_outermost(const Trace* trace) {
+  if (Recorder::current() != nullptr || innermost_open() != nullptr || trace->parent != nullptr) return 0;
   if (begin_recording == nullptr || Recorder::in_forked_child() || (never_start && trace->out == nullptr)) return 0;
   PyObject* started = PyObject_CallOneArg(begin_recording, trace->out == nullptr ? Py_None : trace->out);
   if (started == nullptr) return -1;
   if (started == Py_None) never_start = true;
-  const int result = PyObject_IsTrue(started);
+  const long result = started == Py_None ? 0 : PyLong_AsLong(started);
   Py_DECREF(started);
   return result;
 }
 
 PyObject* trace_enter(PyObject* self, PyObject*) {
   auto* trace = reinterpret_cast<Trace*>(self);
-  OpenScope* parent = trace->parent == nullptr ? innermost_open() : reinterpret_cast<OpenScope*>(trace->parent);
-  bool owns_recording = false;
-  if (parent == nullptr && Recorder::current() == nullptr) {
-    const int started = start_recording_for(trace);
-    if (started < 0) return nullptr;
-    owns_recording = started == 1;
-  }
+  OpenScope* outer = innermost_open();
+  const OpenScope* parent = trace->parent == nullptr ? outer : reinterpret_cast<OpenScope*>(trace->parent);
+  const long started = start_recording_if_outermost(trace);
+  if (started < 0) return nullptr;
   auto* scope = PyObject_New(OpenScope, &open_scope_type);
   if (scope == nullptr) return nullptr;
   ScopeRequest request;
@@ -131,20 +131,20 @@ PyObject* trace_enter(PyObject* self, PyObject*) {
   request.level = trace->level;
   if (trace->args != nullptr) request.args = **trace->args;
   scope->scope = begin_scope(request);
-  scope->parent = parent;
-  Py_XINCREF(reinterpret_cast<PyObject*>(parent));
+  scope->outer = outer;
+  Py_XINCREF(reinterpret_cast<PyObject*>(outer));
   scope->outer_use = trace->innermost_use;
   scope->closed = false;
-  scope->owns_recording = owns_recording;
+  scope->owned_recording = started;
   trace->innermost_use = scope;  // takes this reference
   Py_INCREF(reinterpret_cast<PyObject*>(scope));
   // An unrecorded scope stays out of the context: nothing would be told about it.
-  if (scope->scope.recording != nullptr || owns_recording) set_innermost(scope);
+  if (scope->scope.recording != nullptr || scope->owned_recording != 0) set_innermost(scope);
   return reinterpret_cast<PyObject*>(scope);
 }
 
 bool encloses(const OpenScope* outer, const OpenScope* inner) {
-  while (inner != nullptr && inner != outer) inner = inner->parent;
+  while (inner != nullptr && inner != outer) inner = inner->outer;
   return inner != nullptr;
 }
 
@@ -158,18 +158,33 @@ void leave(OpenScope* scope, uint8_t flags) {
   OpenScope* innermost = innermost_open();
   const bool ours = encloses(scope, innermost);
   if (ours) {
-    for (OpenScope* inner = innermost; inner != scope; inner = inner->parent) {
+    for (OpenScope* inner = innermost; inner != scope; inner = inner->outer) {
       if (!inner->closed) close_scope(inner, kScopeClosedByOuter);
     }
   }
   close_scope(scope, flags);
   if (ours) {
-    OpenScope* outer = scope->parent;
-    while (outer != nullptr && outer->closed) outer = outer->parent;
+    OpenScope* outer = scope->outer;
+    while (outer != nullptr && outer->closed) outer = outer->outer;
     set_innermost(outer);
   } else if (thread_state.scope == scope->scope.id) {
     thread_state.scope = 0;
   }
+}
+
+// How generators and asynchronous generators end is no failure.
+bool is_failure(PyObject* exception) {
+  return exception != Py_None && !PyErr_GivenExceptionMatches(exception, PyExc_StopIteration) &&
+         !PyErr_GivenExceptionMatches(exception, PyExc_StopAsyncIteration) &&
+         !PyErr_GivenExceptionMatches(exception, PyExc_GeneratorExit);
+}
+
+void call_end_recording(long number) {
+  if (end_recording == nullptr || number == 0) return;
+  PyObject* result = PyObject_CallFunction(end_recording, "l", number);
+  // An exception from us must not take the place of the host program's own.
+  if (result == nullptr) PyErr_WriteUnraisable(end_recording);
+  Py_XDECREF(result);
 }
 
 PyObject* trace_exit(PyObject* self, PyObject* const* args, Py_ssize_t count) {
@@ -181,15 +196,10 @@ PyObject* trace_exit(PyObject* self, PyObject* const* args, Py_ssize_t count) {
   }
   trace->innermost_use = scope->outer_use;
   scope->outer_use = nullptr;
-  leave(scope, count > 0 && args[0] != Py_None ? kScopeException : 0);
-  const bool owns_recording = scope->owns_recording;
+  leave(scope, count > 0 && is_failure(args[0]) ? kScopeException : 0);
+  const long owned_recording = scope->owned_recording;
   Py_DECREF(reinterpret_cast<PyObject*>(scope));
-  if (owns_recording && end_recording != nullptr) {
-    PyObject* result = PyObject_CallNoArgs(end_recording);
-    // An exception from us must not take the place of the host program's own.
-    if (result == nullptr) PyErr_WriteUnraisable(end_recording);
-    Py_XDECREF(result);
-  }
+  call_end_recording(owned_recording);
   Py_RETURN_FALSE;
 }
 
@@ -326,6 +336,23 @@ PyObject* make_again(PyObject*, PyObject* argument) {
   return reinterpret_cast<PyObject*>(trace);
 }
 
+// For what runs in steps, each of them a scope: the recording belongs to the whole of it.
+PyObject* begin_outermost(PyObject*, PyObject* argument) {
+  if (!Py_IS_TYPE(argument, &trace_type)) {
+    PyErr_SetString(PyExc_TypeError, "begin_outermost() takes what trace() returned");
+    return nullptr;
+  }
+  const long started = start_recording_if_outermost(reinterpret_cast<Trace*>(argument));
+  return started < 0 ? nullptr : PyLong_FromLong(started);
+}
+
+PyObject* end_outermost(PyObject*, PyObject* argument) {
+  const long number = PyLong_AsLong(argument);
+  if (number == -1 && PyErr_Occurred() != nullptr) return nullptr;
+  call_end_recording(number);
+  Py_RETURN_NONE;
+}
+
 PyObject* make_mark(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
   if (!check_name(args, count, "mark")) return nullptr;
   if (Recorder::active() == nullptr) Py_RETURN_NONE;
@@ -351,6 +378,7 @@ PyObject* set_outermost_hooks(PyObject*, PyObject* args) {
   Py_XSETREF(begin_recording, begin);
   Py_XSETREF(end_recording, end);
   Py_XSETREF(decorate, decorator);
+  never_start = false;
   Py_RETURN_NONE;
 }
 
@@ -363,6 +391,9 @@ PyMethodDef module_functions[] = {
     {"trace", as_method(make_trace), METH_FASTCALL | METH_KEYWORDS,
      "trace(name, *, level='stage', parent=None, out=None, **args)\n\nA named scope."},
     {"again", make_again, METH_O, "again(trace)\n\nA fresh Trace like the one given, for decorators."},
+    {"begin_outermost", begin_outermost, METH_O,
+     "begin_outermost(trace)\n\nStarts a recording if none runs; its number, or 0."},
+    {"end_outermost", end_outermost, METH_O, "Ends the recording with that number, if it still runs."},
     {"mark", as_method(make_mark), METH_FASTCALL | METH_KEYWORDS, "mark(name, **args)\n\nAn instant."},
     {"set_outermost_hooks", set_outermost_hooks, METH_VARARGS,
      "set_outermost_hooks(begin_recording, end_recording, decorate)"},

@@ -1,0 +1,87 @@
+"""Actions that run right after a module's own code."""
+
+import importlib
+import importlib.util
+import itertools
+import sys
+
+import pytest
+
+from wanhook.integrations import import_hook
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Name of a module that can be imported and is not."""
+    name = f"wanhook_test_module_{next(_numbers)}"
+    (tmp_path / f"{name}.py").write_text("value = 1\ncopied = value\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    finders = list(sys.meta_path)
+    yield name
+    sys.modules.pop(name, None)
+    sys.meta_path[:] = finders
+
+
+def test_action_runs_after_the_modules_own_code_and_before_anybody_elses(module):
+    seen = []
+    import_hook.on_import(module, lambda: seen.append(sys.modules[module].copied))
+    assert seen == []
+    importlib.import_module(module)
+    assert seen == [1]
+    importlib.import_module(module)
+    importlib.reload(sys.modules[module])
+    assert seen == [1]
+
+
+def test_action_runs_at_once_for_an_imported_module(module):
+    importlib.import_module(module)
+    seen = []
+    import_hook.on_import(module, lambda: seen.append(1))
+    assert seen == [1]
+
+
+def test_several_actions_for_one_module(module):
+    seen = []
+    import_hook.on_import(module, lambda: seen.append("first"))
+    import_hook.on_import(module, lambda: seen.append("second"))
+    importlib.import_module(module)
+    assert sorted(seen) == ["first", "second"]
+
+
+def test_forgotten_action_does_not_run(module):
+    import_hook.on_import(module, lambda: pytest.fail("was forgotten"))
+    import_hook.forget(module)
+    importlib.import_module(module)
+
+
+def test_module_that_fails_to_import_fails_as_without_us(module, tmp_path):
+    (tmp_path / f"{module}.py").write_text("raise ValueError('its own')")
+    import_hook.on_import(module, lambda: pytest.fail("it was never imported"))
+    with pytest.raises(ValueError, match="its own"):
+        importlib.import_module(module)
+
+
+def test_module_that_is_not_there_is_missing_as_without_us():
+    import_hook.on_import("wanhook_no_such_module", lambda: pytest.fail("it was never imported"))
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("wanhook_no_such_module")
+    import_hook.forget("wanhook_no_such_module")
+
+
+def test_other_modules_do_not_notice(module):
+    import_hook.on_import("wanhook_some_other_module", lambda: pytest.fail("it was never imported"))
+    assert importlib.import_module(module).value == 1
+    import_hook.forget("wanhook_some_other_module")
+
+
+@pytest.mark.xfail(reason="asking where a module is uses the watcher up")
+def test_asking_whether_a_module_is_there_is_no_import(module):
+    seen = []
+    import_hook.on_import(module, lambda: seen.append(1))
+    assert importlib.util.find_spec(module) is not None
+    assert seen == []
+    importlib.import_module(module)
+    assert seen == [1]
