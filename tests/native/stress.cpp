@@ -54,8 +54,8 @@ void growth_under_a_live_reader() {
   {
     LiveReader reader(recording, /*through_file=*/true);
     writers.wait_for(250'000);
+    writers.stop();  // before the reader, which may be slow to end: they would fill the file meanwhile
   }
-  writers.stop();
   finish_recording(recording);
   const Contents contents = read_finished(path, FileState::kStopped);
   expect_exactly(writers, {contents});
