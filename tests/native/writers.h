@@ -66,21 +66,15 @@ struct Writer {
   }
 };
 
-// `count` writers, numbered from 0, that append through the gate until stop().
+// `count` writers, numbered from 0, that append through the gate until stop(): the first kAtFullSpeed records each as
+// fast as they can, what comes after at a walk, or a starved machine would let them fill any file.
 class WriterThreads {
  public:
-  WriterThreads(uint32_t count, uint32_t name, uint64_t pause_every = 64) {
+  WriterThreads(uint32_t count, uint32_t name) {
     for (uint32_t index = 0; index < count; ++index) {
       writers_.push_back(std::make_unique<Writer>());
       writers_.back()->index = index;
-      threads_.emplace_back([this, name, pause_every, writer = writers_.back().get()] {
-        while (!done_.load(std::memory_order_relaxed)) {
-          Recording* recording = Recorder::get().active();
-          if (recording != nullptr) writer->append(recording, name);
-          appended_.fetch_add(recording != nullptr, std::memory_order_relaxed);
-          if (recording == nullptr || writer->next % pause_every == 0) ::sched_yield();
-        }
-      });
+      threads_.emplace_back([this, name, writer = writers_.back().get()] { run(writer, name); });
     }
   }
   ~WriterThreads() { stop(); }
@@ -104,6 +98,18 @@ class WriterThreads {
   }
 
  private:
+  static constexpr uint64_t kAtFullSpeed = 100'000;
+
+  void run(Writer* writer, uint32_t name) {
+    while (!done_.load(std::memory_order_relaxed)) {
+      Recording* recording = Recorder::get().active();
+      if (recording != nullptr) writer->append(recording, name);
+      appended_.fetch_add(recording != nullptr, std::memory_order_relaxed);
+      if (recording == nullptr || writer->next % 64 == 0) ::sched_yield();
+      if (writer->next > kAtFullSpeed && writer->next % 16 == 0) ::usleep(200);
+    }
+  }
+
   std::atomic<bool> done_{false};
   std::atomic<uint64_t> appended_{0};
   std::vector<std::unique_ptr<Writer>> writers_;
