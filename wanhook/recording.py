@@ -64,8 +64,9 @@ def start(out=None, *, level: str | None = None, max_mb: int | None = None) -> P
             raise ValueError(f"level must be one of {', '.join(settings.LEVELS)}, not {level!r}")
         chosen = replace(chosen, level=level)
     if max_mb is not None:
-        if max_mb < settings.MIN_MAX_MB:
-            raise ValueError(f"max_mb must be at least {settings.MIN_MAX_MB}, not {max_mb}")
+        if not settings.MIN_MAX_MB <= max_mb <= settings.MOST_MAX_MB:
+            limits = f"from {settings.MIN_MAX_MB} to {settings.MOST_MAX_MB}"
+            raise ValueError(f"max_mb must be {limits}, not {max_mb}")
         chosen = replace(chosen, max_mb=int(max_mb))
     if out is not None:
         chosen = replace(chosen, out=Path(out))

@@ -8,6 +8,9 @@ from pathlib import Path
 LEVELS = ("stage", "block", "op")
 DEFAULT_MAX_MB = 2048
 MIN_MAX_MB = 4
+MOST_MAX_MB = 1 << 30
+
+_said: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,10 @@ def from_environment(environ=os.environ) -> Settings:
 
 
 def complain(line: str) -> None:
-    """One line on stderr; never raises, whatever the host program did to stderr."""
+    """One line on stderr, once a process; never raises, whatever the host program did to stderr."""
+    if line in _said:
+        return
+    _said.add(line)
     try:
         sys.stderr.write(f"wanhook: {line}\n")
         sys.stderr.flush()
@@ -51,7 +57,9 @@ def _level(value: str | None) -> str:
 def _max_mb(value: str | None) -> int:
     if not value:
         return DEFAULT_MAX_MB
-    if value.isdecimal() and int(value) >= MIN_MAX_MB:
+    if value.isdecimal() and MIN_MAX_MB <= int(value) <= MOST_MAX_MB:
         return int(value)
-    complain(f"WANHOOK_MAX_MB={value!r} is not a whole number of at least {MIN_MAX_MB}; using {DEFAULT_MAX_MB}")
+    complain(
+        f"WANHOOK_MAX_MB={value!r} is not a whole number from {MIN_MAX_MB} to {MOST_MAX_MB}; using {DEFAULT_MAX_MB}"
+    )
     return DEFAULT_MAX_MB

@@ -69,6 +69,7 @@ GateResult Recorder::start(RecordingOptions options, int* error) {
   {
     // Under one lock with intern(): each name is either written here or by the intern() that adds it.
     std::lock_guard<std::mutex> names_lock(names_mutex_);
+    named_ = recording;
     strings_written_ = 0;
     groups_written_ = 0;
     while (!write_names(recording) && recording->maintain() && recording->file().ready() > 0) continue;
@@ -148,9 +149,9 @@ bool Recorder::write_names(Recording* recording) noexcept {
   return true;
 }
 
-void Recorder::write_missing_names(Recording* recording) noexcept {
+bool Recorder::write_missing_names(Recording* recording) noexcept {
   std::lock_guard<std::mutex> lock(names_mutex_);
-  if (recording == current()) write_names(recording);
+  return recording != named_ || write_names(recording);
 }
 
 bool Recorder::write_group(Recording* recording, uint16_t index, const GroupInfo& group) noexcept {

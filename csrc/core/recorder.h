@@ -67,8 +67,8 @@ class Recorder {
     uint32_t error;
   };
   std::vector<Unfinished> unfinished();
-  // Writes names that found no room when they were new. The resolver's part.
-  void write_missing_names(Recording* recording) noexcept;
+  // Writes names that found no room when they were new; false while some still find none. The resolver's part.
+  bool write_missing_names(Recording* recording) noexcept;
   void forget(Recording* recording) noexcept;
 
  private:
@@ -91,7 +91,8 @@ class Recorder {
   StringTable strings_;
   std::vector<GroupInfo> groups_;
   std::vector<std::string> notes_;
-  uint32_t strings_written_ = 0;  // into the current recording
+  Recording* named_ = nullptr;    // the recording that the next two are about: the one that was started last
+  uint32_t strings_written_ = 0;
   size_t groups_written_ = 0;
 };
 

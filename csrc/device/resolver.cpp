@@ -96,6 +96,10 @@ class Rounds {
 
   void finish_if_done(const Recorder::Unfinished& each) noexcept {
     if (each.recording->pending_spans() > 0 && !give_up.load(std::memory_order_acquire)) return;
+    // Names that found no room so far; where the file can take no more, they stay unknown.
+    while (!Recorder::get().write_missing_names(each.recording)) {
+      if (!each.recording->maintain() || each.recording->file().ready() == 0) break;
+    }
     SpanTimer::write_final_anchors(each.recording);
     write_sample(each.recording);
     each.recording->finish(each.state, each.error);

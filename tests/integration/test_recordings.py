@@ -127,6 +127,7 @@ def test_recording_outlives_a_thread_and_a_thread_many_recordings(tmp_path):
 
 
 def test_bad_settings_are_reported_and_the_defaults_taken(directory, monkeypatch, capfd):
+    monkeypatch.setattr(settings, "_said", set(), raising=False)
     monkeypatch.setenv("WANHOOK_LEVEL", "deepest")
     monkeypatch.setenv("WANHOOK_MAX_MB", "lots")
     wanhook.start()

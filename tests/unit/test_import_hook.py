@@ -77,7 +77,6 @@ def test_other_modules_do_not_notice(module):
     import_hook.forget("wanhook_some_other_module")
 
 
-@pytest.mark.xfail(reason="asking where a module is uses the watcher up")
 def test_asking_whether_a_module_is_there_is_no_import(module):
     seen = []
     import_hook.on_import(module, lambda: seen.append(1))

@@ -24,21 +24,27 @@ class _Watcher:
     def __init__(self, name: str, action: Callable[[], None]) -> None:
         self.name = name
         self._action = action
+        self._looking = False
 
     def find_spec(self, name, path=None, target=None):
-        if name != self.name:
+        if name != self.name or self._looking:
             return None
-        # Out of the way first: the module's real finder is asked through the same list.
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        # The module's real finder is asked through the same list, this one stepping aside.
+        self._looking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._looking = False
         if spec is None or spec.loader is None or not hasattr(spec.loader, "exec_module"):
             return spec
         execute = spec.loader.exec_module
-        action = self._action
 
         def exec_module(module):
             execute(module)
-            action()
+            # Only now: to ask for a spec is not to import.
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+                self._action()
 
         spec.loader.exec_module = exec_module
         return spec
