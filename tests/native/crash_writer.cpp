@@ -55,8 +55,9 @@ void write_numbers(Recording* recording, uint32_t writer, uint32_t name, std::at
   for (uint64_t number = 1; !done->load(std::memory_order_relaxed); ++number) {
     while (!append_numbered(recording, writer, number, name)) ::sched_yield();
     published->store(number, std::memory_order_release);
-    // Slow enough that the file stays small, fast enough that it takes a new chunk every ms.
+    // Slow enough that the file can be read 200 times in half a minute, fast enough to take a new chunk every ms.
     if (number % 32 == 0) ::sched_yield();
+    if (number % 1024 == 0) ::usleep(1000);
   }
 }
 
