@@ -34,13 +34,14 @@ class Measured:
     allocator_events: dict = field(default_factory=dict)  # growth of torch's own counters, by action
 
 
-def measure(pipeline: Pipeline, observer: Nothing, seed: int, steps: int | None = None) -> Measured:
-    """Serve one request under `observer`, from an empty allocator cache and with reset peaks."""
+def measure(pipeline: Pipeline, observer: Nothing, seed: int, steps: int | None = None, pause: float = 0.0) -> Measured:
+    """Serve one request under `observer`, after `pause` idle seconds, from an empty allocator cache, peaks reset."""
     ranks, cuda = pipeline.ranks, pipeline.ranks.device.type == "cuda"
     pipeline.latents = None
     gc.collect()
     ranks.synchronize()
     before = _fresh_counters(ranks) if cuda else {}
+    time.sleep(pause)
     entering = time.perf_counter()
     with observer:
         entered = time.perf_counter()

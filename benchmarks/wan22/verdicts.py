@@ -46,10 +46,11 @@ def judge_requests(requests: list[list[Measured]]) -> list[Verdict]:
         )
     )
     peaks = [split(rank, "reserved_peak") for rank in ranks]
+    usual = [value for _, without in peaks for value in without]
     verdicts.append(
         Verdict(
             "reserved peak in range",
-            all(min(without) <= value <= max(without) for with_, without in peaks for value in with_),
+            all(min(usual) <= value <= max(usual) for with_, _ in peaks for value in with_),
             "; ".join(_spread(rank, *peaks[rank]) for rank in ranks),
         )
     )
