@@ -19,6 +19,7 @@ class Recording;
 struct StreamRef {
   int device = -1;         // -1: there is no stream to time
   bool capturing = false;  // work goes into a CUDA graph: never timed, an event there would belong to the graph
+  bool current = false;    // the device is the calling thread's current one
   void* stream = nullptr;  // cudaStream_t
 };
 

@@ -28,10 +28,13 @@ DeviceTimer* timer_of(int device) noexcept {
   return timer;
 }
 
-// Events belong to the device that is current when they are made, and the legacy stream is the current device's.
+// Events belong to the device that is current when they are made, the legacy stream is the current device's, and even a
+// call with a stream of another device makes a context on the current one.
 class CurrentDevice {
  public:
-  explicit CurrentDevice(int device) noexcept {
+  // `known`: the caller has just seen that the device is current.
+  CurrentDevice(int device, bool known) noexcept : ok_(known) {
+    if (known) return;
     int current = -1;
     ok_ = cudaGetDevice(&current) == cudaSuccess;
     if (!ok_) cudaGetLastError();
@@ -74,7 +77,7 @@ uint32_t SpanTimer::begin(Recording* recording, StreamRef stream) noexcept {
   if (stream.device < 0 || stream.capturing) return 0;
   DeviceTimer* timer = timer_of(stream.device);
   if (timer == nullptr || timer->failed()) return 0;
-  const CurrentDevice current(stream.device);
+  const CurrentDevice current(stream.device, stream.current);
   if (!current.ok()) return 0;
   const uint32_t index = timer->pool().take();
   if (index == EventPool::kNone) return 0;
@@ -97,7 +100,7 @@ void SpanTimer::end(uint32_t number, SpanOwner owner_type, uint32_t owner) noexc
   EventPair& pair = running.timer->pool().pair(running.index);
   pair.owner_type = owner_type;
   pair.owner = owner;
-  const CurrentDevice current(pair.device);
+  const CurrentDevice current(pair.device, /*known=*/false);
   // A stream that has begun a capture since cannot take this event: the span is lost, the capture is not.
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
   cudaError_t error = current.ok() ? cudaStreamIsCapturing(pair.stream, &capture) : cudaErrorInvalidDevice;

@@ -72,7 +72,8 @@ StreamRef stream_on_device(int device) noexcept {
     if (!in_use(device)) return {};
     // And so does the question whether it is being captured, on a thread that has not chosen its device.
     const int previous = current == device ? -1 : enter_device(device);
-    const StreamRef reference = describe(c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device)));
+    StreamRef reference = describe(c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device)));
+    reference.current = current == device;
     if (previous >= 0) leave_device(previous);
     return reference;
   } catch (...) {
