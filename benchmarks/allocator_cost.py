@@ -1,7 +1,8 @@
 """What an allocator entry costs: `python -m benchmarks.allocator_cost [--quick]`.
 
-One alloc and free of a 1 MiB tensor from Python, bare, with the gate closed, recorded, and under torch's own memory
-history and profiler. On a GPU that is three entries of the allocator's trace, on the CPU two records of ours.
+One alloc and free of 1 MiB, from Python and (on a GPU) from C++, bare, with the gate closed, recorded, and under
+torch's own memory history and profiler. On a GPU that is three entries of the allocator's trace, on the CPU two records
+of ours.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from . import native_loop
 from .rounds import Variant, figure, interleave, paired, unpaired
 from .unit_report import Table, arguments, finish, rounds_of
 
@@ -111,49 +115,58 @@ def histories(measure) -> list[Variant]:
     return [Variant(name, measure, partial(memory_history, *how)) for name, how in asked.items()]
 
 
-def measure_all(device: str, rounds: int, count: int, folder: Path, twin: BareTwin) -> tuple[dict, dict, dict]:
-    """(bare; gate, recorded and histories; gate, recorded and profiler), each ns a pair by variant and round."""
-    measure = partial(pair_nanoseconds, device, count)
+@dataclass
+class Measured:
+    """ns a pair by variant and round (float64[rounds]): before anything was attached, afterwards, beside a profiler."""
+
+    bare: np.ndarray
+    attached: dict[str, np.ndarray]
+    profiled: dict[str, np.ndarray]
+
+
+def measure_all(device: str, rounds: int, count: int, folder: Path, twin: BareTwin) -> dict[str, Measured]:
+    """By where the loop is written. Python's holds what a tensor costs besides, and so more noise; C++'s is the
+    allocator alone, its caches warm."""
+    loops: dict[str, Callable[[int], float]] = {"from Python": partial(pair_nanoseconds, device)}
+    if device == "cuda":
+        loops["from C++"] = partial(native_loop.build(folder), BYTES)
     warm_up(device)
-    bare = interleave([Variant("bare", measure)], rounds)
+    bare = interleave([Variant(where, partial(loop, count)) for where, loop in loops.items()], rounds)
     import wanhook
 
     # What is attached stays attached, so the bare process cannot be measured in turn with the others.
     wanhook.start(folder / "recording")
     wanhook.pause()
-    common = [
-        Variant("gate closed", measure),
-        Variant("recorded", measure, recording),
-        Variant("bare, process beside", partial(twin.measure, count)),
-    ]
-    with_histories = interleave(common + (histories(measure) if device == "cuda" else []), rounds)
-    short = partial(pair_nanoseconds, device, max(count // 10, 100))
-    with_profiler = interleave(
-        [
-            Variant("gate closed", short),
-            Variant("recorded", short, recording),
-            Variant("torch.profiler", short, profiler),
-        ],
-        max(rounds // 2, 3),
-    )
+    found = {}
+    for where, loop in loops.items():
+        measure, short = partial(loop, count), partial(loop, max(count // 10, 100))
+        common = [Variant("gate closed", measure), Variant("recorded", measure, recording)]
+        if where == "from Python":
+            common.append(Variant("bare, process beside", partial(twin.measure, count)))
+        attached = interleave(common + (histories(measure) if device == "cuda" else []), rounds)
+        found[where] = Measured(bare[where], attached, {})
+        found[where].profiled = interleave([Variant("gate closed", short), Variant("on", short, profiler)], 5)
     wanhook.stop(wait=10)
-    return bare, with_histories, with_profiler
+    return found
 
 
-def tables(device: str, entries: int, bare: dict, history: dict, profiled: dict) -> list[Table]:
-    pairs = Table(f"alloc + free of {BYTES >> 20} MiB on {device}, from Python: ns a pair")
-    for name, values in {**bare, **history, "torch.profiler": profiled["torch.profiler"]}.items():
+def tables(device: str, entries: int, where: str, measured: Measured) -> list[Table]:
+    attached, gate = measured.attached, measured.attached["gate closed"]
+    pairs = Table(f"alloc + free of {BYTES >> 20} MiB on {device}, {where}: ns a pair")
+    for name, values in {"bare": measured.bare, **attached, "torch.profiler": measured.profiled["on"]}.items():
         pairs.add(name, figure(values))
-    costs = Table(f"cost of one entry ({entries} a pair), ns")
-    costs.add("gate closed, over bare", unpaired(history["gate closed"], bare["bare"], entries))
-    costs.add("recorded, over bare", unpaired(history["recorded"], bare["bare"], entries), BUDGET)
-    beside = history["bare, process beside"]
-    costs.add("recorded, over a bare process beside", paired(history["recorded"], beside, entries))
-    costs.add("recorded, over gate closed", paired(history["recorded"], history["gate closed"], entries))
-    for name in history:
+    costs = Table(f"cost of one entry ({entries} a pair), {where}, ns")
+    costs.add("gate closed, over bare", unpaired(gate, measured.bare, entries))
+    costs.add("recorded, over bare", unpaired(attached["recorded"], measured.bare, entries), BUDGET)
+    if "bare, process beside" in attached:
+        beside = attached["bare, process beside"]
+        costs.add("recorded, over a bare process beside", paired(attached["recorded"], beside, entries))
+    costs.add("recorded, over gate closed", paired(attached["recorded"], gate, entries))
+    for name in attached:
         if name.startswith("memory history"):
-            costs.add(f"{name}, over gate closed", paired(history[name], history["gate closed"], entries))
-    costs.add("torch.profiler, over gate closed", paired(profiled["torch.profiler"], profiled["gate closed"], entries))
+            costs.add(f"{name}, over gate closed", paired(attached[name], gate, entries))
+    profiled = measured.profiled
+    costs.add("torch.profiler, over gate closed", paired(profiled["on"], profiled["gate closed"], entries))
     costs.notes.append("bare was measured first, in rounds of its own: what is attached stays attached")
     return [pairs, costs]
 
@@ -169,7 +182,10 @@ def main() -> None:
     finally:
         twin.close()
         shutil.rmtree(folder, ignore_errors=True)
-    return finish(tables(device, 3 if device == "cuda" else 2, *measured), chosen.out)
+    entries = 3 if device == "cuda" else 2
+    return finish(
+        [table for where, each in measured.items() for table in tables(device, entries, where, each)], chosen.out
+    )
 
 
 if __name__ == "__main__":
