@@ -342,9 +342,11 @@ class TraceBuilder:
     # Samples and the recorder itself.
 
     def sample(self, at: int, *, edge: str = "periodic", device: int | None = None, scope: int = 0, **fields) -> None:
-        """A memory sample and, when a counter of AllocatorSample is among `fields`, the allocator sample beside it."""
+        """A memory sample and, when a field of AllocatorSample's own is among `fields`, the allocator sample beside it.
+        `sequence`: number of the last allocator event before the reading."""
         where = {"edge": layout.SampleEdge[edge.upper()], "device": self.device if device is None else device}
-        where |= {"scope": scope, "tick": self.tick(at)}
+        where |= {"tick": self.tick(at)}
+        fields |= {"scope": scope}
         for kind in (Kind.MEMORY_SAMPLE, Kind.ALLOCATOR_SAMPLE):
             own = {name: value for name, value in fields.items() if name in RECORDS[kind].names}
             if own or kind is Kind.MEMORY_SAMPLE:

@@ -361,7 +361,7 @@ struct AllocatorSampleRecord {
   uint8_t edge;
   int8_t device;
   uint8_t reserved0;
-  uint32_t scope;
+  uint32_t sequence;      // low 32 bits of the device's last allocator event when both samples were read; 0: unknown
   uint64_t tick;
   uint64_t inactive_split;
   uint64_t retries;

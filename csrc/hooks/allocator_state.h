@@ -15,6 +15,12 @@ namespace wanhook {
 int next_snapshot_device() noexcept;
 void note_snapshot_sequence(int device, uint64_t sequence) noexcept;
 
+// Number of the last recorded event of a device, 0 before the first; from any thread.
+uint64_t last_cuda_event(int device) noexcept;
+// The same, and a free that is pending then gets a FREE_COMPLETED of its own: folded into one record, the two would
+// leave no place between them, at which the counters are about to be read.
+uint64_t end_folding(int device) noexcept;
+
 // Takes the allocator's locks: never from a hook of the allocator, never on the resolver thread.
 void write_cuda_state(Recording* recording, StateReason reason) noexcept;
 void sample_cuda_memory(Recording* recording, uint32_t scope, SampleEdge edge) noexcept;

@@ -172,6 +172,24 @@ void ask_driver(int device, MemorySampleRecord* record) noexcept {
   if (!ok) cudaGetLastError();  // ours: torch raises whatever it finds at its next cudaMalloc
 }
 
+struct Reading {
+  c10::CachingDeviceAllocator::DeviceStats stats;
+  uint64_t sequence;  // of the event after which they were read; 0 when others' events came in between each time
+};
+
+// torch reads its counters under the allocator's lock, and events are numbered under it. A number read before cannot
+// be one given after that, a number read behind cannot be one from before it, so two equal ones are the place. The
+// gate is asked last: events that a pause hid have no number.
+Reading read_counters(const Recording* recording, int device) {
+  Reading reading{};
+  for (int attempt = 0; attempt < 3 && reading.sequence == 0; ++attempt) {
+    const uint64_t before = end_folding(device);
+    reading.stats = caching::getDeviceStats(static_cast<c10::DeviceIndex>(device));
+    if (last_cuda_event(device) == before && Recorder::active() == recording) reading.sequence = before;
+  }
+  return reading;
+}
+
 AllocatorSampleRecord describe(const c10::CachingDeviceAllocator::DeviceStats& stats) noexcept {
   AllocatorSampleRecord record{};
   record.kind = static_cast<uint8_t>(Kind::kAllocatorSample);
@@ -217,8 +235,8 @@ void write_cuda_state(Recording* recording, StateReason reason) noexcept {
 void sample_cuda_memory(Recording* recording, uint32_t scope, SampleEdge edge) noexcept {
   try {
     const StreamRef stream = current_stream();
-    if (stream.device < 0) return;
-    const auto stats = caching::getDeviceStats(static_cast<c10::DeviceIndex>(stream.device));
+    if (stream.device < 0 || stream.device >= kMaxDevices) return;
+    const auto [stats, sequence] = read_counters(recording, stream.device);
     MemorySampleRecord record{};
     record.kind = static_cast<uint8_t>(Kind::kMemorySample);
     record.edge = static_cast<uint8_t>(edge);
@@ -234,7 +252,7 @@ void sample_cuda_memory(Recording* recording, uint32_t scope, SampleEdge edge) n
     AllocatorSampleRecord counters = describe(stats);
     counters.edge = record.edge;
     counters.device = record.device;
-    counters.scope = scope;
+    counters.sequence = static_cast<uint32_t>(sequence);
     counters.tick = record.tick;
     recording->append(counters);
   } catch (...) {

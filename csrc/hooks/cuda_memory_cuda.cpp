@@ -18,12 +18,14 @@ namespace caching = c10::cuda::CUDACachingAllocator;
 
 constexpr int kMaxDevices = 64;
 
-// Written under the device's allocator lock only.
+// Written under the device's allocator lock, but for end_folding(). `sequence` is stored last, with release order: who
+// reads a number sees the last_free of that event.
 struct DeviceEvents {
-  uint64_t sequence = 0;
-  AllocatorRecord* last_free = nullptr;  // the last event, if it was a FREE_REQUESTED
-  Recording* recording = nullptr;        // that last_free belongs to
+  std::atomic<uint64_t> sequence{0};
+  std::atomic<AllocatorRecord*> last_free{nullptr};  // the last event, if it was a FREE_REQUESTED
+  Recording* recording = nullptr;                    // that last_free belongs to
 };
+static_assert(std::atomic<uint64_t>::is_always_lock_free && std::atomic<AllocatorRecord*>::is_always_lock_free);
 
 DeviceEvents device_events[kMaxDevices];
 std::atomic<bool> attached{false};
@@ -64,14 +66,14 @@ uint64_t tick_of(const caching::TraceEntry& entry) noexcept {
 
 // A FREE_REQUESTED that is completed by the very next event of its device is one record, not two.
 bool fold_into_last_free(DeviceEvents& events, Recording* recording, const caching::TraceEntry& entry) noexcept {
-  AllocatorRecord* last = events.last_free;
+  AllocatorRecord* last = events.last_free.load(std::memory_order_relaxed);
   if (last == nullptr || events.recording != recording || last->address != entry.addr_) return false;
   const uint64_t after = tick_of(entry) - last->tick;
   if (after > UINT32_MAX) return false;
   last->completed_after = static_cast<uint32_t>(after);
   __atomic_store_n(&last->flags, static_cast<uint8_t>(kFreeFolded), __ATOMIC_RELEASE);
-  events.last_free = nullptr;
-  ++events.sequence;
+  events.last_free.store(nullptr, std::memory_order_relaxed);
+  events.sequence.store(events.sequence.load(std::memory_order_relaxed) + 1, std::memory_order_release);
   return true;
 }
 
@@ -92,7 +94,7 @@ void on_trace_entry(const caching::TraceEntry& entry) noexcept {
   record.device = static_cast<int8_t>(device);
   record.scope = thread_state.scope;
   record.tick = tick_of(entry);
-  record.sequence = ++events.sequence;
+  record.sequence = events.sequence.load(std::memory_order_relaxed) + 1;
   record.address = entry.addr_;
   record.size = entry.size_;
   record.stream = reinterpret_cast<uint64_t>(entry.stream_);
@@ -100,11 +102,20 @@ void on_trace_entry(const caching::TraceEntry& entry) noexcept {
   AllocatorRecord* place = recording->append(record);
   if (place == nullptr) recording->allocator_event_lost();
   if (action == AllocatorAction::kSnapshot) note_snapshot_sequence(device, record.sequence);
-  events.last_free = action == AllocatorAction::kFreeRequested ? place : nullptr;
+  events.last_free.store(action == AllocatorAction::kFreeRequested ? place : nullptr, std::memory_order_relaxed);
   events.recording = recording;
+  events.sequence.store(record.sequence, std::memory_order_release);
 }
 
 }  // namespace
+
+uint64_t last_cuda_event(int device) noexcept { return device_events[device].sequence.load(std::memory_order_acquire); }
+
+uint64_t end_folding(int device) noexcept {
+  const uint64_t sequence = last_cuda_event(device);
+  device_events[device].last_free.store(nullptr, std::memory_order_relaxed);
+  return sequence;
+}
 
 void attach_cuda_memory() {
   if (attached.load()) return;

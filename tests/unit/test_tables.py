@@ -233,7 +233,7 @@ def test_snapshots(read):
 
 def test_samples_and_the_recorder_s_own_news(read):
     builder = TraceBuilder()
-    builder.sample(200, edge="stop", allocated=5, reserved_bytes=9, retries=1)
+    builder.sample(200, edge="stop", allocated=5, reserved_bytes=9, retries=1, sequence=77)
     builder.sample(100, allocated=4)
     builder.device_sample(150, sm_clock=1980, power=700_000)
     builder.recorder_sample(160, resolver_cpu=3, process_cpu=70, dropped=1, resident=1 << 20)
@@ -243,7 +243,7 @@ def test_samples_and_the_recorder_s_own_news(read):
     trace = read(builder)
     assert (trace.memory_samples["time"] - START).tolist() == [100, 200]
     assert trace.memory_samples["reserved"].tolist() == [0, 9]
-    assert trace.allocator_samples["retries"].tolist() == [1]
+    assert trace.allocator_samples[["retries", "sequence"]].tolist() == [(1, 77)]
     assert trace.device_samples["sm_clock"].tolist() == [1980]
     assert trace.recorder_samples["resident"].tolist() == [1 << 20]
     assert (trace.drops["total"].tolist(), (trace.drops["time"] - START).tolist()) == ([4], [170])

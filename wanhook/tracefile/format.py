@@ -350,7 +350,7 @@ RECORDS: dict[Kind, np.dtype] = {
     Kind.ALLOCATOR_SAMPLE: _record(
         edge=(1, "u1"),
         device=(2, "i1"),
-        scope=(4, "u4"),
+        sequence=(4, "u4"),
         tick=(8, "u8"),
         inactive_split=(16, "u8"),
         retries=(24, "u8"),
