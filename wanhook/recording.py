@@ -162,7 +162,8 @@ def _warn_about_room(directory: Path, max_mb: int) -> None:
     if free_mb < max_mb * ranks:
         settings.complain(
             f"{free_mb} MiB are free in {directory} and {ranks} rank(s) may write {max_mb} MiB each; a recording ends "
-            "early when the disk is full. Set WANHOOK_MAX_MB, or record elsewhere with WANHOOK_OUT."
+            "early when the disk is full. Set WANHOOK_MAX_MB, or record elsewhere with WANHOOK_OUT.",
+            about=f"room in {directory}",
         )
 
 

@@ -35,11 +35,14 @@ def from_environment(environ=os.environ) -> Settings:
     )
 
 
-def complain(line: str) -> None:
-    """One line on stderr, once a process; never raises, whatever the host program did to stderr."""
-    if line in _said:
+def complain(line: str, about: str | None = None) -> None:
+    """One line on stderr, once a process; never raises, whatever the host program did to stderr.
+
+    ``about``: what counts as the same line, for one that holds figures of the moment.
+    """
+    if (about or line) in _said:
         return
-    _said.add(line)
+    _said.add(about or line)
     try:
         sys.stderr.write(f"wanhook: {line}\n")
         sys.stderr.flush()

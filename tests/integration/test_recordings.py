@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_start_while_a_recording_runs_is_refused_and_harmless(tmp_path):
     wanhook.stop()  # nothing runs: does nothing
 
 
-@pytest.mark.parametrize("options", [{"level": "deep"}, {"max_mb": 1}, {"max_mb": -5}])
+@pytest.mark.parametrize("options", [{"level": "deep"}, {"max_mb": 1}, {"max_mb": -5}, {"max_mb": 2**60}])
 def test_bad_options_are_refused(tmp_path, options):
     with pytest.raises(ValueError, match="must be"):
         wanhook.start(tmp_path, **options)
@@ -140,6 +141,17 @@ def test_bad_settings_are_reported_and_the_defaults_taken(directory, monkeypatch
     trace = only_trace(directory)
     assert trace.meta["wanhook"]["level"] == "op"
     assert trace.header["capacity_bytes"] > (settings.DEFAULT_MAX_MB - 1) << 20
+
+
+def test_scarce_room_is_reported_once(directory, monkeypatch, capfd):
+    monkeypatch.setattr(settings, "_said", set(), raising=False)
+    free = itertools.count(900 << 20, -(1 << 20))
+    monkeypatch.setattr(recording.shutil, "disk_usage", lambda path: SimpleNamespace(free=next(free)))
+    for _ in range(3):
+        enter("request")
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "may write 2048 MiB each" in lines[0]
 
 
 def test_cap_is_the_files_size(tmp_path):
