@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include "hooks/memory_hook.h"
 #include "python/role_type.h"
 #include "python/scope_types.h"
+#include "python/watermark.h"
 
 namespace py = pybind11;
 
@@ -124,7 +126,11 @@ PYBIND11_MODULE(_C, module) {
   module.def("status", &status);
   module.def("leftovers", &leftovers);
   module.def("set_coalesced", &set_coalesced);
+  module.def("set_watermark", [](std::optional<float> share, const py::object& reached) {
+    set_watermark(share.value_or(kNoWatermark), reached.ptr());
+  });
   module.def("inject_disk_fault", &disk::inject_fault);
+  module.def("inject_memory_use", &inject_memory_use);
   module.def("spans_outstanding", &SpanTimer::outstanding);
   module.def("cpu_memory_totals", [] {
     const CpuMemoryTotals totals = cpu_memory_totals();

@@ -52,8 +52,15 @@ def leftovers() -> list[str]:
     """What a test must not leave behind, as sentences."""
 
 def set_coalesced(number: int) -> int: ...
+def set_watermark(share: float | None, reached: Callable[[float, str], None]) -> None:
+    """``reached(used, path)`` is called at each edge of a recorded stage at which that share of the device's memory, or
+    more, is in use; None: never."""
+
 def inject_disk_fault(after: int, error: int) -> None:
     """From now on, system call number ``after`` of the trace file and all later ones fail with errno ``error``."""
+
+def inject_memory_use(share: float) -> None:
+    """From now on stages take no memory sample and this share is in use; a negative one ends that."""
 
 def spans_outstanding() -> int: ...
 def cpu_memory_totals() -> tuple[int, int]: ...

@@ -23,10 +23,14 @@ _HOMES = {
     "TraceFormatError": "wanhook.tracefile.format",
 }
 
-__all__ = ["__version__", *_HOMES]
+_MODULES = ("memory",)
+
+__all__ = ["__version__", *_HOMES, *_MODULES]
 
 
 def __getattr__(name: str):
+    if name in _MODULES:
+        return import_module(f"wanhook.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'wanhook' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

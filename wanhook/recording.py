@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 
-from wanhook import attach, metadata, run_directory, settings, spool
+from wanhook import attach, metadata, run_directory, settings, spool, watermark
 from wanhook._native import load as load_native
 from wanhook.decorators import decorate
 from wanhook.errors import WanhookError
@@ -117,6 +117,7 @@ def _start_alone(chosen: settings.Settings, started_by: str) -> Path:
     directory, kind = _make_directory(chosen.out or Path(run_directory.BASE) / run_id)
     path = run_directory.unused_path(directory, metadata.rank(), _recordings)
     written = _open(path, chosen, spool.must_spool(kind))
+    watermark.watch(chosen.warn_at)
     _warn_about_room(written.parent, chosen.max_mb)
     settled = settled or run_directory.is_one_launch_on_one_host()
     _current = _Current(path, written, run_id, _recordings, chosen.out is not None, settled)

@@ -1,6 +1,7 @@
 """Settings from the environment. A value that cannot be used is reported once on stderr and the default taken."""
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +17,25 @@ _said: set[str] = set()
 @dataclass(frozen=True)
 class Settings:
     """``enabled``: False under WANHOOK=0, where nothing is ever recorded. ``out``: the run directory, None for one
-    under wanhook-runs/. ``max_mb``: cap of one rank's file in MiB."""
+    under wanhook-runs/. ``max_mb``: cap of one rank's file in MiB. ``warn_at``: the watermark, a share of the GPU's
+    memory above 0 and up to 1; None: no watermark."""
 
     enabled: bool = True
     out: Path | None = None
     level: str = "op"
     max_mb: int = DEFAULT_MAX_MB
+    warn_at: float | None = None
 
 
 def from_environment(environ=os.environ) -> Settings:
-    """Reads WANHOOK, WANHOOK_OUT, WANHOOK_LEVEL and WANHOOK_MAX_MB."""
+    """Reads WANHOOK, WANHOOK_OUT, WANHOOK_LEVEL, WANHOOK_MAX_MB and WANHOOK_WARN_AT."""
     out = environ.get("WANHOOK_OUT")
     return Settings(
         enabled=environ.get("WANHOOK", "") != "0",
         out=Path(out) if out else None,
         level=_level(environ.get("WANHOOK_LEVEL")),
         max_mb=_max_mb(environ.get("WANHOOK_MAX_MB")),
+        warn_at=_warn_at(environ.get("WANHOOK_WARN_AT")),
     )
 
 
@@ -66,3 +70,12 @@ def _max_mb(value: str | None) -> int:
         f"WANHOOK_MAX_MB={value!r} is not a whole number from {MIN_MAX_MB} to {MOST_MAX_MB}; using {DEFAULT_MAX_MB}"
     )
     return DEFAULT_MAX_MB
+
+
+def _warn_at(value: str | None) -> float | None:
+    if not value:
+        return None
+    if re.fullmatch(r"[0-9]{0,9}[.]?[0-9]{1,9}", value) and 0 < float(value) <= 1:
+        return float(value)
+    complain(f"WANHOOK_WARN_AT={value!r} is not a share above 0 and up to 1, such as 0.85; using no watermark")
+    return None

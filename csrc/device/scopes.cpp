@@ -12,6 +12,7 @@ namespace {
 std::atomic<const StreamProvider*> provider_of_streams{nullptr};
 std::atomic<MemorySampler> memory_sampler{nullptr};
 std::atomic<StateSnapshot> state_snapshot{nullptr};
+std::atomic<float> injected_use{-1};
 
 }  // namespace
 
@@ -23,10 +24,14 @@ const StreamProvider* stream_provider() noexcept { return provider_of_streams.lo
 
 void set_memory_sampler(MemorySampler sampler) noexcept { memory_sampler.store(sampler, std::memory_order_release); }
 
-void sample_memory(Recording* recording, uint32_t scope, SampleEdge edge) noexcept {
+float sample_memory(Recording* recording, uint32_t scope, SampleEdge edge) noexcept {
+  const float injected = injected_use.load(std::memory_order_relaxed);
+  if (injected >= 0) return injected;
   const MemorySampler sampler = memory_sampler.load(std::memory_order_acquire);
-  if (sampler != nullptr) sampler(recording, scope, edge);
+  return sampler == nullptr ? 0 : sampler(recording, scope, edge);
 }
+
+void inject_memory_use(float share) noexcept { injected_use.store(share, std::memory_order_relaxed); }
 
 void set_state_snapshot(StateSnapshot snapshot) noexcept { state_snapshot.store(snapshot, std::memory_order_release); }
 
@@ -66,20 +71,21 @@ Scope begin_scope(const ScopeRequest& request) noexcept {
     return Scope{};
   }
   if (request.level == ScopeLevel::kStage && !scope.captured) {
-    sample_memory(recording, scope.id, SampleEdge::kScopeBegin);
+    scope.used = sample_memory(recording, scope.id, SampleEdge::kScopeBegin);
   }
   return scope;
 }
 
-void end_scope(const Scope& scope, uint8_t flags) noexcept {
-  if (scope.recording == nullptr) return;
+float end_scope(const Scope& scope, uint8_t flags) noexcept {
+  if (scope.recording == nullptr) return 0;
   // The recording may have been stopped inside this scope: then it stays open in the file, and only the timer is freed.
   if (Recorder::current() != scope.recording) {
     SpanTimer::abandon(scope.timer);
-    return;
+    return 0;
   }
+  float used = 0;
   if (scope.level == ScopeLevel::kStage && !scope.captured) {
-    sample_memory(scope.recording, scope.id, SampleEdge::kScopeEnd);
+    used = sample_memory(scope.recording, scope.id, SampleEdge::kScopeEnd);
   }
   SpanTimer::end(scope.timer, SpanOwner::kScope, scope.id);
   ScopeEndRecord record{};
@@ -88,6 +94,7 @@ void end_scope(const Scope& scope, uint8_t flags) noexcept {
   record.id = scope.id;
   record.tick = tick_now();
   scope.recording->append(record);
+  return used;
 }
 
 void mark(uint32_t name, std::string_view args) noexcept {

@@ -17,6 +17,7 @@ struct Scope {
   uint32_t timer = 0;
   ScopeLevel level = ScopeLevel::kStage;
   bool captured = false;
+  float used = 0;                  // share of the device's memory that was in use at the begin; 0: not looked at
 };
 
 struct ScopeRequest {
@@ -28,13 +29,17 @@ struct ScopeRequest {
 };
 
 Scope begin_scope(const ScopeRequest& request) noexcept;
-void end_scope(const Scope& scope, uint8_t flags) noexcept;
+// The share in use at the end, like Scope::used.
+float end_scope(const Scope& scope, uint8_t flags) noexcept;
 void mark(uint32_t name, std::string_view args) noexcept;
 
 // Called at the edges of stage scopes with the recording, the scope's id and the edge: the torch layer samples memory.
-using MemorySampler = void (*)(Recording* recording, uint32_t scope, SampleEdge edge) noexcept;
+// Answers with the share of the device's memory that is in use, 0 when it cannot tell.
+using MemorySampler = float (*)(Recording* recording, uint32_t scope, SampleEdge edge) noexcept;
 void set_memory_sampler(MemorySampler sampler) noexcept;
-void sample_memory(Recording* recording, uint32_t scope, SampleEdge edge) noexcept;
+float sample_memory(Recording* recording, uint32_t scope, SampleEdge edge) noexcept;
+// For tests: from now on no sample is taken and this is the answer; a negative share ends that.
+void inject_memory_use(float share) noexcept;
 
 // Called where a state snapshot may be taken (no lock held) after allocator events were lost.
 using StateSnapshot = void (*)(Recording* recording, StateReason reason) noexcept;

@@ -23,7 +23,8 @@ uint64_t end_folding(int device) noexcept;
 
 // Takes the allocator's locks: never from a hook of the allocator, never on the resolver thread.
 void write_cuda_state(Recording* recording, StateReason reason) noexcept;
-void sample_cuda_memory(Recording* recording, uint32_t scope, SampleEdge edge) noexcept;
+// The share of the device's memory that is in use, by whomever; 0 when the driver does not say.
+float sample_cuda_memory(Recording* recording, uint32_t scope, SampleEdge edge) noexcept;
 
 // (n, 0): the private pool of a graph capture; (0, n): a MemPool.
 template <class PoolId>

@@ -232,10 +232,10 @@ void write_cuda_state(Recording* recording, StateReason reason) noexcept {
   }
 }
 
-void sample_cuda_memory(Recording* recording, uint32_t scope, SampleEdge edge) noexcept {
+float sample_cuda_memory(Recording* recording, uint32_t scope, SampleEdge edge) noexcept {
   try {
     const StreamRef stream = current_stream();
-    if (stream.device < 0 || stream.device >= kMaxDevices) return;
+    if (stream.device < 0 || stream.device >= kMaxDevices) return 0;
     const auto [stats, sequence] = read_counters(recording, stream.device);
     MemorySampleRecord record{};
     record.kind = static_cast<uint8_t>(Kind::kMemorySample);
@@ -255,8 +255,10 @@ void sample_cuda_memory(Recording* recording, uint32_t scope, SampleEdge edge) n
     counters.sequence = static_cast<uint32_t>(sequence);
     counters.tick = record.tick;
     recording->append(counters);
+    if (record.device_total == 0) return 0;
+    return 1 - static_cast<float>(record.device_free) / static_cast<float>(record.device_total);
   } catch (...) {
-    // A device without an allocator state yet has nothing to sample.
+    return 0;  // a device without an allocator state yet has nothing to sample
   }
 }
 

@@ -7,6 +7,7 @@
 #include "device/scopes.h"
 #include "python/json_args.h"
 #include "python/names.h"
+#include "python/watermark.h"
 
 // PyVarObject_HEAD_INIT begins every static type, here as everywhere, and leaves the other members zero.
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
@@ -19,6 +20,8 @@ namespace {
 struct OpenScope {
   PyObject_HEAD
   Scope scope;
+  PyObject* name;
+  OpenScope* parent;     // in the file, null for a root; strong reference
   OpenScope* outer;      // strong reference
   OpenScope* outer_use;  // the same Trace object entered a second time before it was left
   bool closed;
@@ -51,9 +54,21 @@ bool still_recorded(const OpenScope* scope) {
   return scope->scope.recording != nullptr && scope->scope.recording == Recorder::current();
 }
 
-uint32_t id_in_current_recording(const OpenScope* scope) {
+// The scope or what it lies in: the innermost that is open in the current recording. Null: none.
+OpenScope* in_current_recording(OpenScope* scope) {
   while (scope != nullptr && (scope->closed || !still_recorded(scope))) scope = scope->outer;
-  return scope == nullptr ? 0 : scope->scope.id;
+  return scope;
+}
+
+uint32_t id_of(const OpenScope* scope) { return scope == nullptr ? 0 : scope->scope.id; }
+
+// As in the report: names from the outermost on, with slashes between. A new reference; null with an error set.
+PyObject* path_of(const OpenScope* scope) {
+  if (scope->parent == nullptr) return Py_NewRef(scope->name);
+  PyObject* above = path_of(scope->parent);
+  PyObject* path = above == nullptr ? nullptr : PyUnicode_FromFormat("%U/%U", above, scope->name);
+  Py_XDECREF(above);
+  return path;
 }
 
 // Borrowed; null when no scope is open in this context. Scopes that were closed from outside are skipped.
@@ -74,11 +89,13 @@ void set_innermost(OpenScope* scope) {
   PyObject* token = PyContextVar_Set(current_scope, scope == nullptr ? Py_None : reinterpret_cast<PyObject*>(scope));
   if (token == nullptr) PyErr_Clear();
   Py_XDECREF(token);
-  thread_state.scope = id_in_current_recording(scope);
+  thread_state.scope = id_of(in_current_recording(scope));
 }
 
 void open_scope_dealloc(PyObject* self) {
   auto* scope = reinterpret_cast<OpenScope*>(self);
+  Py_DECREF(scope->name);
+  Py_XDECREF(reinterpret_cast<PyObject*>(scope->parent));
   Py_XDECREF(reinterpret_cast<PyObject*>(scope->outer));
   Py_XDECREF(reinterpret_cast<PyObject*>(scope->outer_use));
   PyObject_Free(self);
@@ -120,14 +137,16 @@ long start_recording_if_outermost(const Trace* trace) {
 PyObject* trace_enter(PyObject* self, PyObject*) {
   auto* trace = reinterpret_cast<Trace*>(self);
   OpenScope* outer = innermost_open();
-  const OpenScope* parent = trace->parent == nullptr ? outer : reinterpret_cast<OpenScope*>(trace->parent);
   const long started = start_recording_if_outermost(trace);
   if (started < 0) return nullptr;
   auto* scope = PyObject_New(OpenScope, &open_scope_type);
   if (scope == nullptr) return nullptr;
+  scope->name = Py_NewRef(trace->name);
+  scope->parent = in_current_recording(trace->parent == nullptr ? outer : reinterpret_cast<OpenScope*>(trace->parent));
+  Py_XINCREF(reinterpret_cast<PyObject*>(scope->parent));
   ScopeRequest request;
   request.name = name_id(trace->name);
-  request.parent = id_in_current_recording(parent);
+  request.parent = id_of(scope->parent);
   request.level = trace->level;
   if (trace->args != nullptr) request.args = **trace->args;
   scope->scope = begin_scope(request);
@@ -140,6 +159,7 @@ PyObject* trace_enter(PyObject* self, PyObject*) {
   Py_INCREF(reinterpret_cast<PyObject*>(scope));
   // An unrecorded scope stays out of the context: nothing would be told about it.
   if (scope->scope.recording != nullptr || scope->owned_recording != 0) set_innermost(scope);
+  if (scope->scope.used >= watermark()) tell_watermark_reached(scope->scope.used, path_of(scope));
   return reinterpret_cast<PyObject*>(scope);
 }
 
@@ -150,7 +170,7 @@ bool encloses(const OpenScope* outer, const OpenScope* inner) {
 
 void close_scope(OpenScope* scope, uint8_t flags) {
   scope->closed = true;
-  end_scope(scope->scope, flags);
+  scope->scope.used = end_scope(scope->scope, flags);
 }
 
 void leave(OpenScope* scope, uint8_t flags) {
@@ -196,7 +216,9 @@ PyObject* trace_exit(PyObject* self, PyObject* const* args, Py_ssize_t count) {
   }
   trace->innermost_use = scope->outer_use;
   scope->outer_use = nullptr;
+  const bool closed_before = scope->closed;
   leave(scope, count > 0 && is_failure(args[0]) ? kScopeException : 0);
+  if (!closed_before && scope->scope.used >= watermark()) tell_watermark_reached(scope->scope.used, path_of(scope));
   const long owned_recording = scope->owned_recording;
   Py_DECREF(reinterpret_cast<PyObject*>(scope));
   call_end_recording(owned_recording);

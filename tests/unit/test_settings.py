@@ -14,13 +14,16 @@ def nothing_said_before(monkeypatch):
 
 
 def test_defaults():
-    assert from_environment({}) == Settings(enabled=True, out=None, level="op", max_mb=2048)
-    assert from_environment({"WANHOOK_OUT": "", "WANHOOK_LEVEL": "", "WANHOOK_MAX_MB": ""}) == Settings()
+    assert from_environment({}) == Settings(enabled=True, out=None, level="op", max_mb=2048, warn_at=None)
+    empty = dict.fromkeys(["WANHOOK_OUT", "WANHOOK_LEVEL", "WANHOOK_MAX_MB", "WANHOOK_WARN_AT"], "")
+    assert from_environment(empty) == Settings()
 
 
 def test_every_variable():
     environ = {"WANHOOK": "0", "WANHOOK_OUT": "runs/a", "WANHOOK_LEVEL": "block", "WANHOOK_MAX_MB": "64"}
-    assert from_environment(environ) == Settings(enabled=False, out=Path("runs/a"), level="block", max_mb=64)
+    environ["WANHOOK_WARN_AT"] = "0.9"
+    expected = Settings(enabled=False, out=Path("runs/a"), level="block", max_mb=64, warn_at=0.9)
+    assert from_environment(environ) == expected
 
 
 @pytest.mark.parametrize("value", ["1", "", "yes", "00"])
@@ -46,6 +49,21 @@ def test_unusable_cap_is_reported(value, capsys):
 def test_cap_beyond_all_memory_is_reported(capsys):
     assert from_environment({"WANHOOK_MAX_MB": str(2**60)}).max_mb == settings.DEFAULT_MAX_MB
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("value", "share"), [("0.85", 0.85), (".5", 0.5), ("1", 1.0), ("1.0", 1.0)])
+def test_watermark(value, share):
+    assert from_environment({"WANHOOK_WARN_AT": value}).warn_at == share
+
+
+@pytest.mark.parametrize(
+    "value", ["85%", "85", "0", "0.0", "-0.5", "1.01", "nan", "inf", "1e-1", " 0.5", "½", ".", "on"]
+)
+def test_unusable_watermark_is_reported(value, capsys):
+    assert from_environment({"WANHOOK_WARN_AT": value}).warn_at is None
+    assert capsys.readouterr().err == (
+        f"wanhook: WANHOOK_WARN_AT={value!r} is not a share above 0 and up to 1, such as 0.85; using no watermark\n"
+    )
 
 
 def test_reported_once_a_process(capsys):
