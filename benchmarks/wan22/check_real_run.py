@@ -5,8 +5,9 @@
 After an unrecorded and a recorded warm-up, `--pairs` recorded and as many unrecorded requests of the same seed run
 interleaved, each after `--pause` idle seconds. Checked on every rank: equal latents, equal allocated peak, a reserved
 peak within the range of the unrecorded requests (of all ranks), no context on another rank's GPU, collectives as
-derived in `expected`, allocator events as torch itself counted them. The last recording stays in RUNS/recorded-N for
-the report. `--no-record` runs the harness alone. Exit status 1 on FAIL.
+derived in `expected`, allocator events as torch itself counted them, and a replay of these events that equals torch's
+counters at the edges of all stages and steps. The last recording stays in RUNS/recorded-N for the report.
+`--no-record` runs the harness alone. Exit status 1 on FAIL.
 
 FSDP1 frees through record_stream, so the reserved peak depends on a race between host and GPU and takes one of a few
 values, recorded or not: whether the host asks for the next shard before or after the GPU has gathered the last one. How
@@ -28,7 +29,7 @@ from .contexts import foreign_contexts
 from .harness import Pipeline, Ranks, add_arguments, build_pipeline, say, sized
 from .measurement import Measured, machine, measure
 from .observers import Nothing, Recording, RecordingWithScopes
-from .verdicts import Verdict, judge_recordings, judge_requests
+from .verdicts import Verdict, judge_recordings, judge_replays, judge_requests
 
 _MIB = 1 << 20
 _WORDS = {True: "PASS", False: "FAIL", None: "n/a "}
@@ -114,6 +115,8 @@ def main() -> int:
         if not arguments.no_record:
             folders = [arguments.runs / f"recorded-{pair}" for pair in range(arguments.pairs)]
             of_recordings = judge_recordings(folders, pipeline.size, requests, roles=not arguments.no_scopes)
+            on_gpu = bool(requests[0][0].allocated_peak)
+            of_recordings.append(judge_replays(folders, on_gpu=on_gpu))
             announce(of_recordings)
             verdicts += of_recordings
             write(pipeline, verdicts, requests, arguments.out)

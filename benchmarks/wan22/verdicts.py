@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from . import expected
 from .measurement import Measured
 from .sizes import Size
@@ -99,6 +101,31 @@ def judge_recordings(folders: list[Path], size: Size, requests: list[list[Measur
         if on_gpu
         else Verdict("allocator events", None, "no GPU"),
     ]
+
+
+def judge_replays(folders: list[Path], *, on_gpu: bool) -> Verdict:
+    """Whether the replay of every rank's events equals torch's own counters at every sample, which are taken at the
+    edges of stages, and torch's state at the end."""
+    name = "memory replay exact"
+    if not on_gpu:
+        return Verdict(name, None, "no GPU")
+    from wanhook.analysis.replay_check import replay_check
+
+    from wanhook.tracefile.format import SampleEdge
+
+    problems, places = [], []
+    for folder in folders:
+        for trace in _settled(folder):
+            where = f"{folder.name} rank {trace.rank}"
+            result = replay_check(trace)
+            edges = int(np.isin(trace.memory_samples["edge"], [SampleEdge.SCOPE_BEGIN, SampleEdge.SCOPE_END]).sum())
+            places.append(result.places)
+            problems += [f"{where}: {reason}" for reason in result.refused]
+            if result.first_difference is not None or result.equal != result.places:
+                problems.append(f"{where}: {result.equal} of {result.places} equal, first {result.first_difference}")
+            if result.places <= edges or not edges:
+                problems.append(f"{where}: compared at {result.places} places, with {edges} samples of stage edges")
+    return _verdict(name, problems, f"{min(places, default=0)} to {max(places, default=0)} places a file, all equal")
 
 
 def _settled(folder: Path, patience: float = 5.0):

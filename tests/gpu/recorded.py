@@ -60,3 +60,34 @@ def assert_healthy(trace, state: str = "stopped") -> None:
     """Nothing was lost, nothing is damaged, and the recording ended as it should."""
     health = trace.health
     assert (health.state, health.dropped, health.unresolved, health.damage) == (state, 0, 0, [])
+
+
+def own_events(trace):
+    """Events of the current device."""
+    return trace.allocator_events[trace.allocator_events["device"] == torch.cuda.current_device()]
+
+
+def own_snapshots(trace) -> list:
+    """Snapshots of the current device, by time."""
+    return [snapshot for snapshot in trace.snapshots if snapshot.device == torch.cuda.current_device()]
+
+
+def of_action(trace, action: str):
+    from wanhook.tracefile.format import AllocatorAction
+
+    events = own_events(trace)
+    return events[events["action"] == AllocatorAction[action]]
+
+
+def folded(events):
+    from wanhook.tracefile.format import AllocatorFlags
+
+    return (events["flags"] & AllocatorFlags.FREE_FOLDED) != 0
+
+
+def assert_no_gap(trace) -> None:
+    """Every number of the allocator's order is there once; a folded completion has the one behind its request."""
+    events = own_events(trace)
+    numbers = [*events["sequence"].tolist(), *(events["sequence"][folded(events)] + 1).tolist()]
+    assert sorted(numbers) == list(range(min(numbers), min(numbers) + len(numbers)))
+    assert (events["time"][1:] >= events["time"][:-1] - 1000).all()

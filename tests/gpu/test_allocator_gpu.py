@@ -1,6 +1,5 @@
 """Allocator events on a GPU: exactly those that torch counts itself, in torch's own order."""
 
-import gc
 import threading
 from collections import Counter
 
@@ -9,7 +8,17 @@ import torch
 
 from gpu.allocating import COUNTERS, counters, growth, random_operations
 from gpu.processes import Program, run_together
-from gpu.recorded import assert_healthy, only_trace, recorded, scopes_named
+from gpu.recorded import (
+    assert_healthy,
+    assert_no_gap,
+    folded,
+    of_action,
+    only_trace,
+    own_events,
+    own_snapshots,
+    recorded,
+    scopes_named,
+)
 from gpu.spinning import calibrate, spin
 
 pytestmark = pytest.mark.gpu
@@ -18,43 +27,12 @@ MIB = 1 << 20
 OPERATIONS = 3000
 
 
-def own_events(trace):
-    """Events of the current device."""
-    return trace.allocator_events[trace.allocator_events["device"] == torch.cuda.current_device()]
-
-
-def own_snapshots(trace) -> list:
-    """Snapshots of the current device, by time."""
-    return [snapshot for snapshot in trace.snapshots if snapshot.device == torch.cuda.current_device()]
-
-
-def of_action(trace, action: str):
-    from wanhook.tracefile.format import AllocatorAction
-
-    events = own_events(trace)
-    return events[events["action"] == AllocatorAction[action]]
-
-
-def folded(events):
-    from wanhook.tracefile.format import AllocatorFlags
-
-    return (events["flags"] & AllocatorFlags.FREE_FOLDED) != 0
-
-
 def recorded_counts(trace) -> dict[str, int]:
     from wanhook.tracefile.format import AllocatorAction
 
     counts = Counter(AllocatorAction(action).name for action in own_events(trace)["action"].tolist())
     counts["FREE_COMPLETED"] += int(folded(own_events(trace)).sum())
     return {action: counts[action] for action in COUNTERS}
-
-
-def assert_no_gap(trace) -> None:
-    """Every number of the allocator's order is there once; a folded completion has the one behind its request."""
-    events = own_events(trace)
-    numbers = [*events["sequence"].tolist(), *(events["sequence"][folded(events)] + 1).tolist()]
-    assert sorted(numbers) == list(range(min(numbers), min(numbers) + len(numbers)))
-    assert (events["time"][1:] >= events["time"][:-1] - 1000).all()
 
 
 def run_out_of_memory() -> int:
@@ -68,18 +46,6 @@ def run_out_of_memory() -> int:
         return torch.cuda.mem_get_info()[0]
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-
-
-@pytest.fixture
-def quiet_allocator():
-    """No garbage of an earlier test is freed in the middle of a count."""
-    torch.cuda.init()
-    gc.collect()
-    torch.cuda.synchronize()
-    torch.cuda.empty_cache()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 def test_every_event_is_recorded_once(tmp_path, quiet_allocator):
