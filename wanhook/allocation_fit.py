@@ -12,6 +12,7 @@ MIB = 1 << 20
 _SMALLEST_BLOCK = 512
 _LARGEST_SMALL = MIB  # requests up to here are served from segments of 2 MiB
 _PAGE = 2 * MIB
+_LARGEST_WASTE = 20 * MIB  # of a block above max_split_size
 _LARGEST_SHARED = 10 * MIB  # requests below share segments of `large_segment_size`
 
 
@@ -53,29 +54,31 @@ class Rules:
         """By what an expandable segment of that class grows."""
         return _PAGE if small else self.large_segment_size
 
-    def asked_of_device(self, block: int, growing_tail: int = 0) -> int:
-        """For a block of that size; ``growing_tail``: free bytes at the end of an expandable segment."""
-        small = block <= _LARGEST_SMALL
-        if self.expandable_segments:
-            return _up(block - growing_tail, self.page(small))
-        if small:
+    def segment_size(self, block: int) -> int:
+        """Of a new segment for a block of that size; the limit of the process is compared with it in every case."""
+        if block <= _LARGEST_SMALL:
             return _PAGE
         return self.large_segment_size if block < _LARGEST_SHARED else _up(block, _PAGE)
 
+    def asked_of_device(self, block: int) -> int:
+        """For a block of that size; at most, with expandable segments: one that ends in free bytes grows by less."""
+        return _up(block, self.page(block <= _LARGEST_SMALL)) if self.expandable_segments else self.segment_size(block)
+
     def may_use(self, free: int, block: int) -> bool:
         """Whether a free block of ``free`` bytes may serve one of ``block`` bytes."""
-        if free < block or not self.max_split_size or self.expandable_segments:
+        if free < block or not self.max_split_size:
             return free >= block
         if block < self.max_split_size:
             return free < self.max_split_size
-        return free < block + self.large_segment_size
+        return free < block + _LARGEST_WASTE
 
 
 @dataclass(frozen=True)
 class Fit:
-    """``verdict``: "free block", "device", "after freeing" or "no". ``needs``: bytes asked of the device, 0 for a free
-    block. ``largest_free_block``: of those that this stream could use for a request of that class; ``free``: all free
-    bytes of the cache; ``freeable``: what emptying the cache would give back; ``short``: bytes missing for "no"."""
+    """``verdict``: "free block", "device", "after freeing" or "no". ``needs``: bytes asked of the device (with
+    expandable segments: at most), 0 for a free block. ``largest_free_block``: of those that this stream could use for a
+    request of that class; ``free``: all free bytes of the cache; ``freeable``: what emptying the cache would give back;
+    ``short``: bytes missing for "no"."""
 
     verdict: str
     needs: int
@@ -96,14 +99,10 @@ def fit(asked: int, segments: list[dict], rules: Rules, stream: int, device_free
     found = {"largest_free_block": max(usable, default=0), "free": free, "freeable": freeable}
     if any(rules.may_use(size, block) for size in usable):
         return Fit("free block", needs=0, short=0, **found)
-    needs = rules.asked_of_device(block, max(map(_growing_tail, own), default=0))
-    room = min(device_free, limit_left)
-    if needs <= room:
-        return Fit("device", needs=needs, short=0, **found)
-    # Giving back takes the growing tail as well.
     needs = rules.asked_of_device(block)
-    verdict = "after freeing" if needs <= room + freeable else "no"
-    return Fit(verdict, needs=needs, short=max(0, needs - room - freeable), **found)
+    missing = max(needs - device_free, rules.segment_size(block) - limit_left)
+    verdict = "device" if missing <= 0 else "after freeing" if missing <= freeable else "no"
+    return Fit(verdict, needs=needs, short=max(0, missing - freeable), **found)
 
 
 def _serves(segment: dict, stream: int, small: bool) -> bool:
@@ -119,17 +118,13 @@ def _free_blocks(segment: dict) -> list[int]:
     return [block["size"] for block in segment["blocks"] if block["state"] == "inactive"]
 
 
-def _growing_tail(segment: dict) -> int:
-    """Free bytes at the end of an expandable segment, which grows from there."""
-    last = segment["blocks"][-1] if segment.get("is_expandable") and segment["blocks"] else None
-    return last["size"] if last and last["state"] == "inactive" else 0
-
-
 def _freeable(segment: dict, rules: Rules) -> int:
     """Emptying the cache waits for blocks whose free is pending; an expandable segment gives back whole pages."""
+    if _pool(segment) != (0, 0):
+        return 0
     free = [block["state"] != "active_allocated" for block in segment["blocks"]]
     if not segment.get("is_expandable"):
-        return segment["total_size"] if all(free) and _pool(segment) == (0, 0) else 0
+        return segment["total_size"] if all(free) else 0
     page = rules.page(segment["segment_type"] == "small")
     total = offset = begin = 0  # free since begin
     for block, is_free in zip(segment["blocks"], free, strict=True):

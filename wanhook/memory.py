@@ -41,9 +41,9 @@ class MemoryCheck:
 
     ``verdict``: "free block" (of the cache), "device" (new memory), "after freeing" (torch would empty its cache first,
     which waits for the GPU), "no", or "unknown" where there is no GPU to ask. ``short``: bytes missing for "no".
-    ``needs``: bytes that would be asked of the device. ``largest_free_block``: of those that could serve it; ``free``:
-    all free bytes of the cache; ``freeable``: what emptying the cache gives back; ``device_free``: by the driver;
-    ``limit_left``: by set_per_process_memory_fraction. ``text``: one sentence for people.
+    ``needs``: bytes that would be asked of the device; at most, with expandable segments. ``largest_free_block``: of
+    those that could serve it; ``free``: all free bytes of the cache; ``freeable``: what emptying the cache gives back;
+    ``device_free``: by the driver; ``limit_left``: by set_per_process_memory_fraction. ``text``: one sentence for people.
     """
 
     fits: bool

@@ -113,6 +113,7 @@ class Fuzz:
             total = torch.cuda.get_device_properties(index).total_memory
             torch.cuda.set_per_process_memory_fraction(LIMIT_BYTES / total, index)
             calibrate()
+            torch.empty(MIB, dtype=torch.uint8, device="cuda").fill_(1)  # a kernel is not loaded inside a capture
             streams = [torch.cuda.default_stream(), *(torch.cuda.Stream() for _ in range(STREAMS - 1))]
             return Device(index, streams)
 

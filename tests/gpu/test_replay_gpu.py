@@ -28,10 +28,8 @@ SHOWN = 10
 
 def fuzzed(folder, settings: str, *, operations: int = OPERATIONS, seed: int = 1, devices: int = 1, pause: str = ""):
     """Runs the program; its trace, and how often it did what."""
-    program = Program(
-        "fuzz_allocator", folder, operations, seed, devices, pause,
-        environment={"PYTORCH_CUDA_ALLOC_CONF": settings, "PYTORCH_ALLOC_CONF": settings},
-    )  # fmt: skip
+    environment = {"PYTORCH_CUDA_ALLOC_CONF": settings} if settings else {}
+    program = Program("fuzz_allocator", folder, operations, seed, devices, pause, environment=environment)
     began = time.monotonic()
     with running(program):
         counts = program.finish(timeout=240).answer

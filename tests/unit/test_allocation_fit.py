@@ -57,7 +57,7 @@ def test_expandable_segments_grow_by_pages():
     rules = Rules(expandable_segments=True)
     assert rules.asked_of_device(512) == 2 * MIB
     assert rules.asked_of_device(21 * MIB) == 40 * MIB
-    assert rules.asked_of_device(21 * MIB, growing_tail=5 * MIB) == 20 * MIB
+    assert rules.segment_size(21 * MIB) == 22 * MIB
 
 
 def test_settings_as_torch_tells_them():
@@ -118,11 +118,12 @@ def test_max_split_size_keeps_large_blocks_whole():
     assert asked(70 * MIB, segment((FREE, 89 * MIB)), rules=rules).verdict == "free block"
 
 
-def test_an_expandable_segment_grows_from_its_free_tail():
+def test_an_expandable_segment_is_held_to_the_limit_by_its_block():
     rules = Rules(expandable_segments=True)
-    growing = segment((LIVE, 35 * MIB), (FREE, 5 * MIB), expandable=True)
-    assert asked(25 * MIB, growing, rules=rules, device=20 * MIB).needs == 20 * MIB
-    assert asked(26 * MIB, growing, rules=rules, device=39 * MIB).verdict == "no"
+    found = asked(21 * MIB, rules=rules, device=40 * MIB, limit=22 * MIB)
+    assert (found.verdict, found.needs) == ("device", 40 * MIB)
+    assert asked(21 * MIB, rules=rules, device=39 * MIB).short == MIB
+    assert asked(21 * MIB, rules=rules, device=40 * MIB, limit=20 * MIB).short == 2 * MIB
 
 
 def test_an_expandable_segment_gives_back_whole_pages():
