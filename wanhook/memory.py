@@ -43,7 +43,7 @@ class MemoryCheck:
     which waits for the GPU), "no", or "unknown" where there is no GPU to ask. ``short``: bytes missing for "no".
     ``needs``: bytes that would be asked of the device; at most, with expandable segments. ``largest_free_block``: of
     those that could serve it; ``free``: all free bytes of the cache; ``freeable``: what emptying the cache gives back;
-    ``device_free``: by the driver; ``limit_left``: by set_per_process_memory_fraction. ``text``: the same as a sentence.
+    ``device_free``: by the driver; ``limit_left``: by set_per_process_memory_fraction. ``text``: one sentence.
     """
 
     fits: bool
