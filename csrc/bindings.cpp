@@ -26,11 +26,12 @@ namespace wanhook {
 namespace {
 
 // 0, or an errno value; EBUSY when a recording runs already or this is a forked child.
-int start(const std::string& path, uint64_t capacity_bytes, int level) {
+int start(const std::string& path, uint64_t capacity_bytes, int level, const std::string& verified) {
   RecordingOptions options;
   options.path = path;
   options.capacity_bytes = capacity_bytes;
   options.level = static_cast<ScopeLevel>(level);
+  if (!verified.empty()) options.verified = Recorder::get().intern(verified);
   if (!resolver::ensure_running()) return EAGAIN;
   int error = 0;
   return Recorder::get().start(options, &error) == GateResult::kOk ? error : EBUSY;
@@ -50,12 +51,7 @@ bool stop(bool at_exit, int64_t wait_ns) {
 
 bool append_meta(const std::string& json) {
   Recording* recording = Recorder::current();
-  if (recording == nullptr || json.size() > kMaxTextBytes) return false;
-  MetaRecord record{};
-  record.kind = static_cast<uint8_t>(Kind::kMeta);
-  record.text_bytes = static_cast<uint32_t>(json.size());
-  record.tick = tick_now();
-  return recording->append_cold(record, json);
+  return recording != nullptr && recording->append_meta(json);
 }
 
 void snapshot(int reason) {

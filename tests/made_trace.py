@@ -208,12 +208,14 @@ class TraceBuilder:
         request: int = 1,
         stream: int = 7,
         flags: int = 0,
+        verify: str = "none",
         thread: int = 1,
     ) -> int:
         """A scope and its end (None: still open) and its GPU interval; returns its id."""
         self._ids += 1
         number = self._ids
         fields = {"level": layout.ScopeLevel[level.upper()], "type": layout.ScopeType[type.upper()]}
+        fields |= {"verify": layout.ScopeVerify[verify.upper()]}
         fields |= {"device": self.device, "name": self.string(name), "tick": self.tick(begin), "parent": parent}
         fields |= {"stream": stream, "request": request, "timed": self.device >= 0}
         self.record(Kind.SCOPE_BEGIN, json.dumps(args).encode() if args else b"", thread=thread, id=number, **fields)

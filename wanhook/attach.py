@@ -20,7 +20,7 @@ def attach() -> None:
         _C.attach_collectives()
     else:
         _note("collectives are not recorded: this torch was built without torch.distributed")
-    if _C.has_cuda and _gpu_is_visible():
+    if times_gpu():
         # Runs at once where CUDA is initialised already, else right after the host program initialises it.
         torch.cuda._lazy_call(_attach_cuda)
     else:
@@ -30,6 +30,11 @@ def attach() -> None:
 def notes() -> list[str]:
     """Sentences about what is not recorded in this process, and why."""
     return list(_notes)
+
+
+def times_gpu() -> bool:
+    """Whether scopes and collectives get GPU events in this process, now or once CUDA is initialised."""
+    return _C.has_cuda and _gpu_is_visible()
 
 
 def _attach_cuda() -> None:

@@ -123,7 +123,7 @@ def _start_alone(chosen: settings.Settings, started_by: str) -> Path:
     _current = _Current(path, written, run_id, _recordings, chosen.out is not None, settled)
     _recordings += 1
     meta = metadata.describe_start(chosen.level, run_id, directory.name, _current.number, started_by)
-    _append_meta({**meta, "file_system": {"type": kind, "spooled": written != path}})
+    _append_meta({**meta, "file_system": {"type": kind, "spooled": written != path}, "warnings": _warnings()})
     _C.snapshot(_REASON_START)
     _C.sample(_EDGE_START)
     return directory
@@ -147,7 +147,7 @@ def _open(path: Path, chosen: settings.Settings, spooled: bool) -> Path:
         written = spool.place(path) if spooled else path
     except OSError as error:
         raise _cannot_write(path.parent, error) from None
-    result = _C.start(str(written), chosen.max_mb << 20, settings.LEVELS.index(chosen.level))
+    result = _C.start(str(written), chosen.max_mb << 20, settings.LEVELS.index(chosen.level), chosen.verified)
     if result > 0:
         raise _cannot_write(written.parent, OSError(result, os.strerror(result)))
     return written
@@ -166,6 +166,18 @@ def _warn_about_room(directory: Path, max_mb: int) -> None:
             "early when the disk is full. Set WANHOOK_MAX_MB, or record elsewhere with WANHOOK_OUT.",
             about=f"room in {directory}",
         )
+
+
+def _warnings() -> list[str]:
+    """What recording may disturb in this process; said once on stderr too."""
+    if os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS") != "1" or not attach.times_gpu():
+        return []
+    warning = (
+        "CUDA_DEVICE_MAX_CONNECTIONS=1 puts all streams into one hardware queue, where the events that time scopes and "
+        "collectives can keep work from overlapping. WANHOOK_VERIFY=1 measures whether they do."
+    )
+    settings.complain(warning)
+    return [warning]
 
 
 def _cannot_write(directory: Path, error: OSError) -> WanhookError:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 LEVELS = ("stage", "block", "op")
 DEFAULT_MAX_MB = 2048
+DEFAULT_VERIFIED = "denoise_step"
 MIN_MAX_MB = 4
 MOST_MAX_MB = 1 << 30
 
@@ -18,17 +19,19 @@ _said: set[str] = set()
 class Settings:
     """``enabled``: False under WANHOOK=0, where nothing is ever recorded. ``out``: the run directory, None for one
     under wanhook-runs/. ``max_mb``: cap of one rank's file in MiB. ``warn_at``: the watermark, a share of the GPU's
-    memory above 0 and up to 1; None: no watermark."""
+    memory above 0 and up to 1; None: no watermark. ``verified``: name of the scopes of which every other one is not
+    recorded, to measure what recording costs; "" for none."""
 
     enabled: bool = True
     out: Path | None = None
     level: str = "op"
     max_mb: int = DEFAULT_MAX_MB
     warn_at: float | None = None
+    verified: str = ""
 
 
 def from_environment(environ=os.environ) -> Settings:
-    """Reads WANHOOK, WANHOOK_OUT, WANHOOK_LEVEL, WANHOOK_MAX_MB and WANHOOK_WARN_AT."""
+    """Reads WANHOOK and the variables that begin with WANHOOK_."""
     out = environ.get("WANHOOK_OUT")
     return Settings(
         enabled=environ.get("WANHOOK", "") != "0",
@@ -36,6 +39,7 @@ def from_environment(environ=os.environ) -> Settings:
         level=_level(environ.get("WANHOOK_LEVEL")),
         max_mb=_max_mb(environ.get("WANHOOK_MAX_MB")),
         warn_at=_warn_at(environ.get("WANHOOK_WARN_AT")),
+        verified=_verified(environ.get("WANHOOK_VERIFY")),
     )
 
 
@@ -59,6 +63,11 @@ def _level(value: str | None) -> str:
         return value or "op"
     complain(f"WANHOOK_LEVEL={value!r} is not one of {', '.join(LEVELS)}; using op")
     return "op"
+
+
+def _verified(value: str | None) -> str:
+    """1 stands for the denoising step; anything else but 0 is a scope's name."""
+    return "" if value in (None, "", "0") else DEFAULT_VERIFIED if value == "1" else value
 
 
 def _max_mb(value: str | None) -> int:

@@ -141,6 +141,8 @@ struct GroupRecord {
 
 enum class ScopeLevel : uint8_t { kStage = 0, kBlock = 1, kOp = 2 };
 enum class ScopeType : uint8_t { kTrace = 0, kWait = 1 };
+// A step of the perturbation check, and whether what happened inside it was recorded.
+enum class ScopeVerify : uint8_t { kNone = 0, kRecorded = 1, kMuted = 2 };
 
 struct ScopeBeginRecord {
   uint8_t kind;
@@ -155,7 +157,8 @@ struct ScopeBeginRecord {
   uint32_t request;      // groups the scopes of one request; 0 when unknown
   uint32_t text_bytes;   // JSON object of the arguments, in Text records behind
   uint8_t timed;         // 1 when a GpuSpan will follow
-  uint8_t reserved1[23];
+  uint8_t verify;        // ScopeVerify
+  uint8_t reserved1[22];
 };
 
 enum ScopeEndFlags : uint8_t { kScopeException = 1, kScopeClosedByOuter = 2 };
@@ -382,7 +385,8 @@ struct DeviceSampleRecord {
   uint32_t memory_clock;    // MHz
   uint32_t power;           // mW
   uint32_t temperature;     // degrees Celsius
-  uint8_t reserved1[28];
+  uint32_t cost;            // ns that it took to ask
+  uint8_t reserved1[24];
 };
 
 struct RecorderSampleRecord {
@@ -432,7 +436,7 @@ struct DropRecord {
 
 struct GateRecord {
   uint8_t kind;
-  uint8_t open;           // 0: pause() closed it, 1: resume() opened it
+  uint8_t open;           // 0: pause() or a muted step closed it, 1: it was opened again
   uint8_t reserved0[6];
   uint64_t tick;
   uint8_t reserved1[48];

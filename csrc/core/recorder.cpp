@@ -75,27 +75,32 @@ GateResult Recorder::start(RecordingOptions options, int* error) {
     while (!write_names(recording) && recording->maintain() && recording->file().ready() > 0) continue;
     current_.store(recording, std::memory_order_release);
   }
+  holds_.store(0, std::memory_order_relaxed);
   active_.store(recording, std::memory_order_release);
   wake_resolver();
   return GateResult::kOk;
 }
 
-GateResult Recorder::pause() noexcept {
+GateResult Recorder::pause(Hold reason) noexcept {
   if (in_forked_child()) return GateResult::kForkedChild;
   std::lock_guard<std::mutex> lock(gate_mutex_);
   if (current() == nullptr) return GateResult::kNotRecording;
+  holds_.fetch_or(static_cast<uint8_t>(reason), std::memory_order_relaxed);
   if (active_.exchange(nullptr, std::memory_order_acq_rel) != nullptr) current()->append_cold(make_gate_record(false));
   return GateResult::kOk;
 }
 
-GateResult Recorder::resume() noexcept {
+GateResult Recorder::resume(Hold reason) noexcept {
   if (in_forked_child()) return GateResult::kForkedChild;
   std::lock_guard<std::mutex> lock(gate_mutex_);
   Recording* recording = current();
   if (recording == nullptr) return GateResult::kNotRecording;
-  if (active() == nullptr) {
+  const auto left = static_cast<uint8_t>(holds_.load(std::memory_order_relaxed) & ~static_cast<uint8_t>(reason));
+  holds_.store(left, std::memory_order_relaxed);
+  if (left == 0 && active() == nullptr) {
     recording->append_cold(make_gate_record(true));
     active_.store(recording, std::memory_order_release);
+    wake_resolver();
   }
   return GateResult::kOk;
 }
@@ -106,6 +111,7 @@ GateResult Recorder::stop(FileState state, uint32_t error, Recording* expected) 
   Recording* recording = current();
   if (recording == nullptr || (expected != nullptr && recording != expected)) return GateResult::kNotRecording;
   active_.store(nullptr, std::memory_order_release);
+  holds_.store(0, std::memory_order_relaxed);
   {
     std::lock_guard<std::mutex> names_lock(names_mutex_);
     current_.store(nullptr, std::memory_order_release);

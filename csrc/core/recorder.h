@@ -25,6 +25,9 @@ struct GroupInfo {
   std::vector<uint32_t> members;  // global ranks, empty when unknown
 };
 
+// Why the gate of a recording that goes on is closed; it opens when no reason is left.
+enum class Hold : uint8_t { kPaused = 1, kMuted = 2 };
+
 enum class GateResult { kOk, kNotRecording, kAlreadyRecording, kForkedChild };
 
 class Recorder {
@@ -35,12 +38,14 @@ class Recorder {
   static Recording* active() noexcept { return active_.load(std::memory_order_acquire); }
   // The recording that was started and not stopped, paused or not.
   static Recording* current() noexcept { return current_.load(std::memory_order_acquire); }
+  // Inside a muted step of the perturbation check (device/step_check.h).
+  static bool muted() noexcept { return (holds_.load(std::memory_order_relaxed) & uint8_t(Hold::kMuted)) != 0; }
   static bool in_forked_child() noexcept { return forked_child_.load(std::memory_order_relaxed); }
 
   // `error` is an errno value when the file could not be made.
   GateResult start(RecordingOptions options, int* error);
-  GateResult pause() noexcept;
-  GateResult resume() noexcept;
+  GateResult pause(Hold reason = Hold::kPaused) noexcept;
+  GateResult resume(Hold reason = Hold::kPaused) noexcept;
   // Closes the gate and hands the recording to the resolver, which finishes it once the last GPU spans are known.
   // `expected`: only if that is still the current one (an end found by the resolver); null for any.
   GateResult stop(FileState state, uint32_t error, Recording* expected = nullptr) noexcept;
@@ -80,6 +85,7 @@ class Recorder {
   // Static, so that a closed gate costs one load and no look at the object.
   inline static std::atomic<Recording*> active_{nullptr};
   inline static std::atomic<Recording*> current_{nullptr};
+  inline static std::atomic<uint8_t> holds_{0};  // Hold; written under gate_mutex_
   inline static std::atomic<bool> forked_child_{false};
   WakeUp resolver_wake_;
 

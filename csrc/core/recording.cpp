@@ -70,7 +70,8 @@ FileHeader make_header(const RecordingOptions& options) noexcept {
 
 }  // namespace
 
-Recording::Recording(const RecordingOptions& options) : path_(options.path), level_(options.level) {}
+Recording::Recording(const RecordingOptions& options)
+    : path_(options.path), level_(options.level), verified_(options.verified) {}
 
 Recording* Recording::create(const RecordingOptions& options, int* error) {
   auto* recording = new Recording(options);
@@ -174,6 +175,15 @@ void Recording::note_drops() noexcept {
   if (file_.ready() >= kSpareChunks / 2 && lost_allocator_event_.exchange(false, std::memory_order_acq_rel)) {
     resync_wanted_.store(true, std::memory_order_release);
   }
+}
+
+bool Recording::append_meta(std::string_view json) noexcept {
+  if (json.size() > kMaxTextBytes) return false;
+  MetaRecord record{};
+  record.kind = static_cast<uint8_t>(Kind::kMeta);
+  record.text_bytes = static_cast<uint32_t>(json.size());
+  record.tick = tick_now();
+  return append_cold(record, json);
 }
 
 void Recording::write_anchor() noexcept {

@@ -20,6 +20,7 @@ struct RecordingOptions {
   std::string path;
   uint64_t capacity_bytes = uint64_t{2} << 30;
   ScopeLevel level = ScopeLevel::kOp;
+  uint32_t verified = 0;
   uint32_t life = 0;
   double tick_period = 0;
 };
@@ -55,6 +56,9 @@ class Recording {
     return put_or_renew(&meta_writer_, ChunkType::kMeta, record, text, kReservedSlots);
   }
 
+  // A JSON object; what is longer than kMaxTextBytes is left out.
+  bool append_meta(std::string_view json) noexcept;
+
   // Allocator state records go into chunks of their own, so that `wrap` can carry them over as a whole.
   template <class Record>
   bool append_state(const Record& record) noexcept {
@@ -69,6 +73,9 @@ class Recording {
     return id != 0 ? id : next_id_.fetch_add(1, std::memory_order_relaxed);
   }
   uint32_t next_snapshot() noexcept { return next_snapshot_.fetch_add(1, std::memory_order_relaxed); }
+  uint32_t next_verified_step() noexcept { return next_verified_step_.fetch_add(1, std::memory_order_relaxed); }
+  // String id of the scopes that are steps of the perturbation check without saying so; 0 for none.
+  uint32_t verified() const noexcept { return verified_; }
   ScopeLevel level() const noexcept { return level_; }
   TraceFile& file() noexcept { return file_; }
   const std::string& path() const noexcept { return path_; }
@@ -130,8 +137,10 @@ class Recording {
 
   const std::string path_;
   const ScopeLevel level_;
+  const uint32_t verified_;
   TraceFile file_;
   std::atomic<uint32_t> next_snapshot_{1};
+  std::atomic<uint32_t> next_verified_step_{0};
   std::atomic<int64_t> pending_spans_{0};
   std::atomic<bool> lost_allocator_event_{false};
   std::atomic<bool> resync_wanted_{false};

@@ -37,6 +37,8 @@ class DeviceTimer {
   bool resolve(const std::vector<Recording*>& recordings) noexcept;
   // False when the device did not answer in time.
   bool write_anchor(const std::vector<Recording*>& recordings) noexcept;
+  // Null while it is not known.
+  const char* pci_bus_id() noexcept;
 
  private:
   struct Reference {
@@ -72,6 +74,7 @@ class DeviceTimer {
   uint32_t dense_anchors_left_ = 0;
   Recording* newest_ = nullptr;
   bool said_failure_ = false;
+  char pci_bus_id_[32] = {};
   std::unordered_map<cudaStream_t, std::deque<uint32_t>> pending_;
 };
 

@@ -131,6 +131,16 @@ bool DeviceTimer::write_anchor(const std::vector<Recording*>& recordings) noexce
   return true;
 }
 
+const char* DeviceTimer::pci_bus_id() noexcept {
+  // Asked only once enter() has set the device up: it has its context by then, so this cannot be the call that makes it.
+  if (pci_bus_id_[0] == 0 && anchor_stream_ != nullptr && !failed() &&
+      cudaDeviceGetPCIBusId(pci_bus_id_, sizeof(pci_bus_id_), device_) != cudaSuccess) {
+    cudaGetLastError();
+    pci_bus_id_[0] = 0;
+  }
+  return pci_bus_id_[0] == 0 ? nullptr : pci_bus_id_;
+}
+
 size_t DeviceTimer::finished_prefix(const std::deque<uint32_t>& queue) noexcept {
   if (queue.empty() || !finished(queue.front())) return 0;
   if (finished(queue.back())) return queue.size();

@@ -13,12 +13,15 @@
 
 #include "core/clock.h"
 #include "core/recorder.h"
+#include "device/device_sampler.h"
 #include "device/span_timer.h"
 
 namespace wanhook::resolver {
 namespace {
 
 constexpr int64_t kRound = 10'000'000;
+// In a muted step: what a recorded one left to do is done in the next recorded one, which it belongs to.
+constexpr int64_t kMutedRound = 1'000'000'000;
 constexpr int64_t kSamplePeriod = 1'000'000'000;
 
 std::atomic<bool> running{false};
@@ -55,10 +58,11 @@ class Rounds {
       }
       SpanTimer::resolve();
       sample_if_due(unfinished);
+      devices_.round(read_clock(CLOCK_MONOTONIC));
       for (const Recorder::Unfinished& each : unfinished) {
         if (each.stopped) finish_if_done(each);
       }
-      Recorder::get().resolver_wake().sleep(kRound);
+      Recorder::get().resolver_wake().sleep(Recorder::muted() ? kMutedRound : kRound);
     }
   }
 
@@ -107,6 +111,7 @@ class Rounds {
     cpu_before_.erase(each.recording);
   }
 
+  DeviceSampler devices_{&SpanTimer::devices_in_use};
   std::unordered_map<Recording*, int64_t> cpu_before_;  // this thread's CPU time when the recording came, ns
   Recording* newest_ = nullptr;
   int64_t last_sample_ = 0;

@@ -5,6 +5,7 @@
 #include "core/clock.h"
 #include "core/recorder.h"
 #include "device/span_timer.h"
+#include "device/step_check.h"
 
 namespace wanhook {
 namespace {
@@ -13,6 +14,10 @@ std::atomic<const StreamProvider*> provider_of_streams{nullptr};
 std::atomic<MemorySampler> memory_sampler{nullptr};
 std::atomic<StateSnapshot> state_snapshot{nullptr};
 std::atomic<float> injected_use{-1};
+
+bool samples_memory(const Scope& scope) noexcept {
+  return scope.level == ScopeLevel::kStage && !scope.captured && scope.verify != ScopeVerify::kMuted;
+}
 
 }  // namespace
 
@@ -50,6 +55,7 @@ Scope begin_scope(const ScopeRequest& request) noexcept {
   scope.id = recording->next_id();
   scope.level = request.level;
   scope.captured = stream.capturing;
+  if (request.verify && !scope.captured) scope.verify = step_check::begin(recording);
 
   ScopeBeginRecord record{};
   record.kind = static_cast<uint8_t>(Kind::kScopeBegin);
@@ -64,15 +70,15 @@ Scope begin_scope(const ScopeRequest& request) noexcept {
   record.device = static_cast<int8_t>(scope.timer == 0 ? -1 : stream.device);
   record.stream = reinterpret_cast<uint64_t>(stream.stream);
   record.timed = scope.timer != 0;
+  record.verify = static_cast<uint8_t>(scope.verify);
   const bool written =
       request.args.empty() ? recording->append(record) != nullptr : recording->append(record, request.args);
   if (!written) {
     SpanTimer::abandon(scope.timer);
+    step_check::end(recording, scope.verify);
     return Scope{};
   }
-  if (request.level == ScopeLevel::kStage && !scope.captured) {
-    scope.used = sample_memory(recording, scope.id, SampleEdge::kScopeBegin);
-  }
+  if (samples_memory(scope)) scope.used = sample_memory(recording, scope.id, SampleEdge::kScopeBegin);
   return scope;
 }
 
@@ -84,9 +90,7 @@ float end_scope(const Scope& scope, uint8_t flags) noexcept {
     return 0;
   }
   float used = 0;
-  if (scope.level == ScopeLevel::kStage && !scope.captured) {
-    used = sample_memory(scope.recording, scope.id, SampleEdge::kScopeEnd);
-  }
+  if (samples_memory(scope)) used = sample_memory(scope.recording, scope.id, SampleEdge::kScopeEnd);
   SpanTimer::end(scope.timer, SpanOwner::kScope, scope.id);
   ScopeEndRecord record{};
   record.kind = static_cast<uint8_t>(Kind::kScopeEnd);
@@ -94,6 +98,7 @@ float end_scope(const Scope& scope, uint8_t flags) noexcept {
   record.id = scope.id;
   record.tick = tick_now();
   scope.recording->append(record);
+  step_check::end(scope.recording, scope.verify);
   return used;
 }
 

@@ -18,6 +18,7 @@ struct Scope {
   ScopeLevel level = ScopeLevel::kStage;
   bool captured = false;
   float used = 0;                  // share of the device's memory that was in use at the begin; 0: not looked at
+  ScopeVerify verify = ScopeVerify::kNone;
 };
 
 struct ScopeRequest {
@@ -25,6 +26,7 @@ struct ScopeRequest {
   uint32_t parent = 0;
   ScopeLevel level = ScopeLevel::kStage;
   ScopeType type = ScopeType::kTrace;
+  bool verify = false;    // a step of the perturbation check
   std::string_view args;  // JSON object, at most kMaxTextBytes
 };
 

@@ -9,6 +9,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "core/record.h"
 
@@ -21,6 +23,12 @@ struct StreamRef {
   bool capturing = false;  // work goes into a CUDA graph: never timed, an event there would belong to the graph
   bool current = false;    // the device is the calling thread's current one
   void* stream = nullptr;  // cudaStream_t
+};
+
+// A device whose streams this process has timed.
+struct DeviceInUse {
+  int index;               // CUDA's
+  std::string pci_bus_id;  // the same in every process, and NVML's
 };
 
 class SpanTimer {
@@ -37,6 +45,8 @@ class SpanTimer {
   static bool resolve() noexcept;
   // Writes GPU anchors for each device that is in use into a recording that is about to be finished.
   static void write_final_anchors(Recording* recording) noexcept;
+  // The resolver's part too.
+  static std::vector<DeviceInUse> devices_in_use();
   // Pairs that are running or wait for the resolver, over all devices.
   static uint32_t outstanding() noexcept;
 };

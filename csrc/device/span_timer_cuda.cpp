@@ -137,6 +137,16 @@ void SpanTimer::write_final_anchors(Recording* recording) noexcept {
   }
 }
 
+std::vector<DeviceInUse> SpanTimer::devices_in_use() {
+  std::vector<DeviceInUse> found;
+  for (int device = 0; device < kMaxDevices; ++device) {
+    DeviceTimer* timer = timers[device].load(std::memory_order_acquire);
+    const char* id = timer == nullptr ? nullptr : timer->pci_bus_id();
+    if (id != nullptr) found.push_back({device, id});
+  }
+  return found;
+}
+
 uint32_t SpanTimer::outstanding() noexcept {
   uint32_t count = 0;
   for (const std::atomic<DeviceTimer*>& timer : timers) {

@@ -37,6 +37,7 @@ struct Trace {
   OpenScope* innermost_use;
   std::shared_ptr<const std::string>* args;  // JSON object or null
   ScopeLevel level;
+  bool verify;
 };
 
 extern PyTypeObject open_scope_type;
@@ -134,6 +135,11 @@ long start_recording_if_outermost(const Trace* trace) {
   return result;
 }
 
+bool is_verified(uint32_t name) {
+  const Recording* recording = Recorder::current();
+  return recording != nullptr && name != 0 && name == recording->verified();
+}
+
 PyObject* trace_enter(PyObject* self, PyObject*) {
   auto* trace = reinterpret_cast<Trace*>(self);
   OpenScope* outer = innermost_open();
@@ -148,6 +154,8 @@ PyObject* trace_enter(PyObject* self, PyObject*) {
   request.name = name_id(trace->name);
   request.parent = id_of(scope->parent);
   request.level = trace->level;
+  // Not the scope that a whole recording lies in: its only step could be a muted one.
+  request.verify = started == 0 && (trace->verify || is_verified(request.name));
   if (trace->args != nullptr) request.args = **trace->args;
   scope->scope = begin_scope(request);
   scope->outer = outer;
@@ -289,6 +297,11 @@ bool parse_parent(PyObject* value, PyObject** parent) {
 bool take_keyword(Trace* trace, std::string* args, PyObject* key, PyObject* value) {
   if (PyUnicode_CompareWithASCIIString(key, "level") == 0) return parse_level(value, &trace->level);
   if (PyUnicode_CompareWithASCIIString(key, "parent") == 0) return parse_parent(value, &trace->parent);
+  if (PyUnicode_CompareWithASCIIString(key, "verify") == 0) {
+    const int truth = PyObject_IsTrue(value);
+    trace->verify = truth > 0;
+    return truth >= 0;
+  }
   if (PyUnicode_CompareWithASCIIString(key, "out") == 0) {
     if (value == Py_None) return true;
     Py_INCREF(value);
@@ -320,6 +333,7 @@ Trace* new_trace(PyObject* name, ScopeLevel level) {
   trace->innermost_use = nullptr;
   trace->args = nullptr;
   trace->level = level;
+  trace->verify = false;
   return trace;
 }
 
@@ -354,6 +368,7 @@ PyObject* make_again(PyObject*, PyObject* argument) {
   trace->out = original->out;
   Py_XINCREF(original->parent);
   trace->parent = original->parent;
+  trace->verify = original->verify;
   if (original->args != nullptr) trace->args = new std::shared_ptr<const std::string>(*original->args);
   return reinterpret_cast<PyObject*>(trace);
 }
@@ -411,7 +426,7 @@ PyCFunction as_method(Function* function) {
 
 PyMethodDef module_functions[] = {
     {"trace", as_method(make_trace), METH_FASTCALL | METH_KEYWORDS,
-     "trace(name, *, level='stage', parent=None, out=None, **args)\n\nA named scope."},
+     "trace(name, *, level='stage', parent=None, out=None, verify=False, **args)\n\nA named scope."},
     {"again", make_again, METH_O, "again(trace)\n\nA fresh Trace like the one given, for decorators."},
     {"begin_outermost", begin_outermost, METH_O,
      "begin_outermost(trace)\n\nStarts a recording if none runs; its number, or 0."},

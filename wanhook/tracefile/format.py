@@ -92,6 +92,12 @@ class ScopeType(IntEnum):
     WAIT = 1
 
 
+class ScopeVerify(IntEnum):
+    NONE = 0
+    RECORDED = 1
+    MUTED = 2
+
+
 class ScopeEndFlags(IntFlag):
     EXCEPTION = 1
     CLOSED_BY_OUTER = 2
@@ -249,6 +255,7 @@ RECORDS: dict[Kind, np.dtype] = {
         request=(32, "u4"),
         text_bytes=(36, "u4"),
         timed=(40, "u1"),
+        verify=(41, "u1"),
     ),
     Kind.SCOPE_END: _record(flags=(1, "u1"), id=(4, "u4"), tick=(8, "u8")),
     Kind.MARK: _record(name=(4, "u4"), tick=(8, "u8"), scope=(16, "u4"), text_bytes=(20, "u4"), request=(24, "u4")),
@@ -368,6 +375,7 @@ RECORDS: dict[Kind, np.dtype] = {
         memory_clock=(24, "u4"),
         power=(28, "u4"),
         temperature=(32, "u4"),
+        cost=(36, "u4"),
     ),
     Kind.RECORDER_SAMPLE: _record(
         chunks_used=(4, "u4"),

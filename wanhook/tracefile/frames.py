@@ -21,6 +21,7 @@ DTYPES = _DTYPES.split()
 ENUMS: dict[tuple[str, str], type[IntEnum]] = {
     ("scopes", "level"): layout.ScopeLevel,
     ("scopes", "type"): layout.ScopeType,
+    ("scopes", "verify"): layout.ScopeVerify,
     ("collectives", "span_class"): layout.SpanClass,
     ("allocator_events", "action"): layout.AllocatorAction,
     ("memory_samples", "edge"): layout.SampleEdge,
