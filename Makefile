@@ -113,8 +113,8 @@ sanitize: $(foreach name,$(SANITIZED),build/sanitize/$(name)-address build/sanit
 
 build/sanitize/%-address: tests/native/%.cpp $(NATIVE_SOURCES) $(NATIVE_HEADERS)
 	@mkdir -p $(@D)
-	$(CXX) $(SANITIZER_FLAGS) -fsanitize=address,undefined -o $@ $< $(NATIVE_SOURCES)
+	$(CXX) $(SANITIZER_FLAGS) -fsanitize=address,undefined -o $@ $< $(NATIVE_SOURCES) -ldl
 
 build/sanitize/%-thread: tests/native/%.cpp $(NATIVE_SOURCES) $(NATIVE_HEADERS)
 	@mkdir -p $(@D)
-	$(CXX) $(SANITIZER_FLAGS) -fsanitize=thread -o $@ $< $(NATIVE_SOURCES)
+	$(CXX) $(SANITIZER_FLAGS) -fsanitize=thread -o $@ $< $(NATIVE_SOURCES) -ldl

@@ -58,12 +58,12 @@ def _recording_extension(root: Path) -> Extension:
     macros = [("WANHOOK_TORCH_BUILT", f'"{torch.__version__}"')]
     # -isystem wins over the -I that CppExtension adds for the same folder: our warnings are not about torch's headers.
     system_includes = [*include_paths(), sysconfig.get_paths()["include"]]
-    libraries, objects = [], []
+    libraries, objects = ["dl"], []  # a part of libc since glibc 2.34
     if cuda:
         files = find_cuda_files(torch.version.cuda)
         macros += [("WANHOOK_CUDA", "1")] + ([("USE_C10D_NCCL", "1")] if files.nccl else [])
         system_includes += map(str, files.include_dirs)
-        libraries = ["c10_cuda", "torch_cuda"] + ([] if files.libcudart else ["cudart"])
+        libraries += ["c10_cuda", "torch_cuda"] + ([] if files.libcudart else ["cudart"])
         objects = [str(files.libcudart)] if files.libcudart else []
     return CppExtension(
         "wanhook._C",

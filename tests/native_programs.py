@@ -18,8 +18,14 @@ def compile_program(name: str, directory: Path) -> Path:
     kept in ``directory``, one for each test session."""
     program = directory / name
     objects = [_compile(NATIVE / f"{name}.cpp", directory), *_core(directory)]
-    _run(_compiler(), "-pthread", *objects, "-o", program)
+    _run(_compiler(), "-pthread", *objects, "-ldl", "-o", program)
     return program
+
+
+def compile_library(name: str, library: Path, defined: tuple[str, ...] = ()) -> None:
+    """Builds tests/native/fake/NAME.cpp as the shared library of that path, with these macros."""
+    macros = [f"-D{macro}" for macro in defined]
+    _run(_compiler(), "-std=c++17", "-shared", "-fPIC", *macros, NATIVE / "fake" / f"{name}.cpp", "-o", library)
 
 
 @functools.cache
