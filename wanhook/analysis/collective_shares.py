@@ -12,7 +12,7 @@ from wanhook.analysis import intervals
 from wanhook.analysis.bandwidth import operation
 from wanhook.analysis.collectives import timed_intervals
 from wanhook.analysis.ranks import on_gpu
-from wanhook.tracefile.format import CollectiveFlags
+from wanhook.tracefile.format import CollectiveFlags, ScopeVerify
 
 if TYPE_CHECKING:
     from wanhook.tracefile.model import Trace
@@ -66,8 +66,8 @@ def _shares(trace: Trace, path: str) -> dict[tuple[str, str], float] | None:
 
 
 def _stretches(trace: Trace, path: str) -> tuple[np.ndarray, np.ndarray]:
-    """When scopes of a path are on, as a set of intervals, and their streams."""
-    scopes = trace.scopes
+    """When scopes of a path are on, as a set of intervals, and their streams. What a muted step held is not known."""
+    scopes = trace.scopes[trace.scopes["verify"] != ScopeVerify.MUTED]
     rows = scopes[np.isin(scopes["path"], [at for at, text in enumerate(trace.paths) if text == path])]
     begin, end = ("gpu_begin", "gpu_end") if on_gpu(trace) else ("begin", "end")
     rows = rows[(rows[begin] >= 0) & (rows[end] >= 0)]

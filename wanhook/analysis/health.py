@@ -97,6 +97,8 @@ def _problems(trace: Trace, health: Health, ending: str) -> list[Problem]:
         text = f"GPU times never resolved: {health.unresolved}. Their scopes and collectives count as untimed."
         found.append(Problem(rank, "unresolved", text))
     found += [Problem(rank, "damage", f"The file is damaged: {text}.") for text in health.damage]
+    warnings = trace.meta.get("warnings")
+    found += [Problem(rank, "warning", str(text)) for text in (warnings if isinstance(warnings, list) else [])]
     left_open = int(trace.scopes["open"].sum())
     if left_open and ending == "clean":
         found.append(Problem(rank, "open scopes", f"Scopes still open when the recording ended: {left_open}."))

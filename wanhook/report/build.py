@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wanhook.analysis.collectives import CollectiveRow, collective_table
+from wanhook.analysis.device_remarks import DeviceRemark, device_remarks
+from wanhook.analysis.device_state import DeviceState, device_states
 from wanhook.analysis.findings import Finding, look_at
 from wanhook.analysis.health import FileHealth, file_health
 from wanhook.analysis.memory import DeviceMemory, memory_of
+from wanhook.analysis.perturbation import Perturbation, perturbations
 from wanhook.analysis.run_facts import RunFacts, file_name, run_facts
 from wanhook.analysis.scopes import ScopeRow, scope_table
 
@@ -40,6 +43,8 @@ class Report:
     run: RunFacts
     problems: list[Problem]
     health: list[FileHealth]
+    devices: list[DeviceState]
+    perturbations: list[Perturbation]
     scopes: list[ScopeRow]
     collectives: list[CollectiveRow]
     memory: list[DeviceMemory]
@@ -53,13 +58,16 @@ def build(run: Run, rank: int | None = None) -> Report:
         raise KeyError(rank)
     facts = run_facts(run)
     scopes, memory, health = scope_table(traces), memory_of(traces), file_health(traces)
+    devices = device_states(traces)
     return Report(
         schema=SCHEMA,
         path=file_name(run.path),
         selected_rank=rank,
         run=facts,
-        problems=_problems(facts, health, memory),
+        problems=_problems(facts, health, memory, device_remarks(traces, devices)),
         health=health,
+        devices=devices,
+        perturbations=perturbations(traces),
         scopes=scopes,
         collectives=collective_table(traces),
         memory=memory,
@@ -67,7 +75,9 @@ def build(run: Run, rank: int | None = None) -> Report:
     )
 
 
-def _problems(facts: RunFacts, health: list[FileHealth], memory: list[DeviceMemory]) -> list[Problem]:
+def _problems(
+    facts: RunFacts, health: list[FileHealth], memory: list[DeviceMemory], remarks: list[DeviceRemark]
+) -> list[Problem]:
     """What went wrong, by kind in the order in which it matters; ranks of which the same is true share a sentence."""
     ranks: dict[tuple[str, str], list[int]] = {("run", text): [] for text in facts.problems}
     for file in health:
@@ -80,6 +90,8 @@ def _problems(facts: RunFacts, health: list[FileHealth], memory: list[DeviceMemo
             when = f"after {failed.at_ns / 1e9:.3f} s"
             text = f"Out of memory{where} {when}: {asked:.1f} MiB asked for, {free:.1f} MiB free on the device."
             ranks.setdefault(("out of memory", text), []).append(state.rank)
+    for remark in remarks:
+        ranks.setdefault((remark.kind, remark.text), []).extend(remark.ranks)
     kinds = ["crashed", "unknown", "out of memory", "disk full", "full", "failed", "dropped", "run"]
     order = {kind: place for place, kind in enumerate(kinds)}
     found = [Problem(kind, text, sorted(set(where))) for (kind, text), where in ranks.items()]

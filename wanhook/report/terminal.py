@@ -10,6 +10,7 @@ from wanhook.analysis.run_facts import Fact, RunFacts
 from wanhook.report.build import Problem, Report
 from wanhook.report.collective_section import group_title, write_collectives
 from wanhook.report.memory_section import write_memory
+from wanhook.report.perturbation_lines import write_perturbations
 from wanhook.report.scope_section import write_scopes
 from wanhook.report.sheet import Sheet
 from wanhook.report.text import mib, percent, ranks_named, seconds, span
@@ -101,6 +102,7 @@ def _write_health(sheet: Sheet, report: Report, show_all: bool) -> None:
             rest = ranks_named(rank for problem in problems[len(cut) :] for rank in problem.ranks)
             sheet.line(f"  The like holds for {rest}.")
     sheet.line(_reassurance(report))
+    write_perturbations(sheet, report.perturbations)
 
 
 def _write_moments(sheet: Sheet, files: list[FileHealth]) -> None:
