@@ -132,7 +132,8 @@ bool DeviceTimer::write_anchor(const std::vector<Recording*>& recordings) noexce
 }
 
 const char* DeviceTimer::pci_bus_id() noexcept {
-  // Asked only once enter() has set the device up: it has its context by then, so this cannot be the call that makes it.
+  // Asked only once enter() has set the device up: it has its context by then, so this cannot be the call that makes
+  // it.
   if (pci_bus_id_[0] == 0 && anchor_stream_ != nullptr && !failed() &&
       cudaDeviceGetPCIBusId(pci_bus_id_, sizeof(pci_bus_id_), device_) != cudaSuccess) {
     cudaGetLastError();

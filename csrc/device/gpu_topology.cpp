@@ -26,7 +26,8 @@ std::string uuid_of(const nvml::Functions* nvml, nvml::Device device) {
   char text[96] = {};
   if (!ask(nvml->uuid, device, text, static_cast<unsigned>(sizeof(text) - 1))) return {};
   const std::string uuid = text;
-  const bool harmless = std::all_of(uuid.begin(), uuid.end(), [](unsigned char c) { return std::isalnum(c) || c == '-'; });
+  const bool harmless =
+      std::all_of(uuid.begin(), uuid.end(), [](unsigned char c) { return std::isalnum(c) || c == '-'; });
   return harmless ? uuid : std::string();
 }
 

@@ -75,7 +75,7 @@ Scope begin_scope(const ScopeRequest& request) noexcept {
       request.args.empty() ? recording->append(record) != nullptr : recording->append(record, request.args);
   if (!written) {
     SpanTimer::abandon(scope.timer);
-    step_check::end(recording, scope.verify);
+    if (scope.verify != ScopeVerify::kNone) step_check::end(recording, scope.verify);
     return Scope{};
   }
   if (samples_memory(scope)) scope.used = sample_memory(recording, scope.id, SampleEdge::kScopeBegin);
@@ -98,7 +98,7 @@ float end_scope(const Scope& scope, uint8_t flags) noexcept {
   record.id = scope.id;
   record.tick = tick_now();
   scope.recording->append(record);
-  step_check::end(scope.recording, scope.verify);
+  if (scope.verify != ScopeVerify::kNone) step_check::end(scope.recording, scope.verify);
   return used;
 }
 

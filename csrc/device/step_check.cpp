@@ -36,7 +36,6 @@ ScopeVerify begin(Recording* recording) noexcept {
 }
 
 void end(Recording* recording, ScopeVerify sort) noexcept {
-  if (sort == ScopeVerify::kNone) return;
   Recording* ours = recording;
   under_way.compare_exchange_strong(ours, nullptr);
   if (sort == ScopeVerify::kMuted) Recorder::get().resume(Hold::kMuted);

@@ -21,7 +21,9 @@ RECORDED, MUTED = ScopeVerify.RECORDED, ScopeVerify.MUTED
 
 def steps_of(trace, name="denoise_step"):
     """The sorts of the steps of that name, by begin."""
-    return [ScopeVerify(int(sort)) for sort in trace.scopes["verify"][trace.scopes["name"] == trace.strings.index(name)]]
+    return [
+        ScopeVerify(int(sort)) for sort in trace.scopes["verify"][trace.scopes["name"] == trace.strings.index(name)]
+    ]
 
 
 def run_steps(count, work=lambda: None, **options):

@@ -1,5 +1,5 @@
-// Rounds of the device sampler with a clock of its own, on whatever NVML the loader finds; this process uses "device 3",
-// the GPU at 0000:1B:00.0. tests/integration/test_device_samples.py puts a made-up NVML there and reads the file.
+// Rounds of the device sampler with a clock of its own, on whatever NVML the loader finds; this process uses "device
+// 3", the GPU at 0000:1B:00.0. tests/integration/test_device_samples.py puts a made-up NVML there and reads the file.
 //
 //   device_samples TRACE             a minute of rounds every 10 ms; the gate is closed in the second half of it
 //   device_samples                   the same in a fresh directory, to be run under a sanitizer

@@ -1,10 +1,14 @@
 """Device samples as figures and as sentences."""
 
+import orjson
 import pytest
 
 from made_trace import TraceBuilder
 from wanhook.analysis.device_remarks import device_remarks
 from wanhook.analysis.device_state import device_states
+from wanhook.report.as_json import as_json
+from wanhook.report.build import build
+from wanhook.report.terminal import render
 from wanhook.tracefile.model import load
 
 SECOND = 1_000_000_000
@@ -88,6 +92,19 @@ def test_rank_on_a_slower_gpu(tmp_path, clock, said):
         assert remarks["slow gpu"].ranks == [1]
 
 
+def test_report_shows_it_in_its_health_part_and_as_json(tmp_path):
+    rank_file(tmp_path, 0, samples=[(2, {}), (3, {})])
+    rank_file(tmp_path, 1, samples=[(2, {"sm_clock": 1500}), (3, {"sm_clock": 1500, "cost": 70})])
+    report = build(load(tmp_path))
+    health = " ".join(render(report).split("SCOPES")[0].split())
+    assert "! Rank 1: The SM clock of rank 1 under load lies 24% below that of rank 0" in health
+    devices = orjson.loads(as_json(report))["devices"]
+    assert [(device["rank"], device["sm_clock_p50"], device["cost_max_ns"]) for device in devices] == [
+        (0, 1980, 0),
+        (1, 1500, 70),
+    ]
+
+
 def topology(own, peer, nvlink, **more):
     return {"uuid": own, "peers": {peer: {"nvlink": nvlink, "path": "host bridge"}, "GPU-x": {"nvlink": False}}, **more}
 
@@ -117,6 +134,8 @@ def test_damaged_meta_does_no_harm(tmp_path, gpus):
     builder = TraceBuilder()
     builder.meta({"gpus": gpus})
     builder.device_sample(5, **FULL)
+    builder.device_sample(6, device=1, valid=15)
+    builder.device_sample(7, device=1, valid=15)
     builder.save(tmp_path / "a.wanhook")
     states, remarks = read(tmp_path)
     assert [(state.samples, state.uuid) for state in states if state.device == 0] == [(1, None)]

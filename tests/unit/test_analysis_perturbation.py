@@ -14,7 +14,7 @@ from wanhook.tracefile.model import load
 
 REPEATS = range(10)
 MS = 1_000_000
-ORDER = "recorded muted muted recorded muted recorded recorded muted".split()
+ORDER = ["recorded", "muted", "muted", "recorded", "muted", "recorded", "recorded", "muted"]
 
 
 def noisy_steps(seed, count, cost=0.0, sigma=0.007):

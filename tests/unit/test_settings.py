@@ -21,9 +21,14 @@ def test_defaults():
 
 def test_every_variable():
     environ = {"WANHOOK": "0", "WANHOOK_OUT": "runs/a", "WANHOOK_LEVEL": "block", "WANHOOK_MAX_MB": "64"}
-    environ["WANHOOK_WARN_AT"] = "0.9"
-    expected = Settings(enabled=False, out=Path("runs/a"), level="block", max_mb=64, warn_at=0.9)
-    assert from_environment(environ) == expected
+    environ |= {"WANHOOK_WARN_AT": "0.9", "WANHOOK_VERIFY": "step"}
+    chosen = Settings(enabled=False, out=Path("runs/a"), level="block", max_mb=64, warn_at=0.9, verified="step")
+    assert from_environment(environ) == chosen
+
+
+@pytest.mark.parametrize(("value", "scope"), [("", ""), ("0", ""), ("1", "denoise_step"), ("dit_forward", "dit_forward")])
+def test_scope_that_is_verified(value, scope):
+    assert from_environment({"WANHOOK_VERIFY": value}).verified == scope
 
 
 @pytest.mark.parametrize("value", ["1", "", "yes", "00"])

@@ -29,17 +29,19 @@ class DeviceRemark:
 
 def device_remarks(traces: Sequence[Trace], states: Sequence[DeviceState]) -> list[DeviceRemark]:
     """Nothing where nothing explains anything."""
-    own = [remark for state in states for remark in (_clock(state), _throttled(state), _temperature(state), _pcie(state))]
+    own = [
+        remark for state in states for remark in (_clock(state), _throttled(state), _temperature(state), _pcie(state))
+    ]
     return [remark for remark in (*own, _slow_gpu(states), _no_nvlink(traces, states)) if remark]
 
 
 def _clock(state: DeviceState) -> DeviceRemark | None:
-    if state.slow_share is None or state.slow_share < _ENOUGH or state.loaded < 2:
+    if not state.sm_clock_max or state.slow_share is None or state.slow_share < _ENOUGH or state.loaded < 2:
         return None
     drop = 1 - state.sm_clock_min / state.sm_clock_max
     text = (
-        f"Under load the SM clock fell to {state.sm_clock_min} MHz, {drop:.0%} below the {state.sm_clock_max} MHz seen; "
-        f"{state.slow_share:.0%} of {state.loaded} samples lie {SLOW:.0%} or more below."
+        f"Under load the SM clock fell to {state.sm_clock_min} MHz, {drop:.0%} below the {state.sm_clock_max} MHz "
+        f"seen; {state.slow_share:.0%} of {state.loaded} samples lie {SLOW:.0%} or more below."
     )
     return DeviceRemark("clock", text, [state.rank])
 

@@ -37,8 +37,8 @@ class DeviceState:
     """One GPU of one recording. Clocks in MHz, power in mW, temperatures in degrees Celsius; None: never read.
 
     `loaded` counts the samples under load: inside an outermost scope, and not idle by NVML's word. `sm_clock_max` is
-    over all samples; `sm_clock_p50`, `sm_clock_min`, `slow_share` (share of samples 5 % or more below the most seen) and
-    `throttled` (reason -> share of samples) are over those under load. Shares are of the samples that have the value.
+    over all samples; `sm_clock_p50`, `sm_clock_min`, `slow_share` (share of samples 5 % or more below the most seen)
+    and `throttled` (reason -> share of samples) are over those under load. Shares are of samples that have the value.
     `cost_p50_ns` and `cost_max_ns` are what asking NVML took. `peers` are the other GPUs of the host by UUID: `nvlink`,
     `path`, as in the trace's meta object (`gpus`); `uuid`, `pcie_...`, `nvlinks` and limits are from there too.
     """

@@ -35,9 +35,9 @@ class Perturbation:
     (`clock` "gpu") or of host time ("host"); `host_time` the same of host time. Over `pairs` of neighbouring steps, of
     which each is the mean over the ranks that have it; warm-up is left out. None with fewer than 6 pairs.
 
-    `found`: the whole interval lies above 0, and the change is 0.3 % or more. `step_ns` is the median of the muted steps.
-    `beside_ns` is how long, in a recorded step, collectives run beside other work; recorded steps cannot be compared
-    with muted ones in that, but what was lost of it would be missing from them: `lost_share_at_most` bounds it.
+    `found`: the whole interval lies above 0, and the change is 0.3 % or more. `step_ns` is the median of the muted
+    steps. `beside_ns` is how long, in a recorded step, collectives run beside other work; recorded steps cannot be
+    compared with muted ones in that, but what was lost of it would be missing: `lost_share_at_most` bounds it.
     """
 
     path: str
@@ -60,7 +60,9 @@ _PAIR = np.dtype([("number", "i8"), ("recorded", "f8"), ("muted", "f8")])
 def perturbations(traces: Sequence[Trace]) -> list[Perturbation]:
     """One value for each path with steps of the check; empty where nothing was checked."""
     paths = dict.fromkeys(
-        trace.paths[at] for trace in traces for at in np.unique(trace.scopes["path"][trace.scopes["verify"] > 0]).tolist()
+        trace.paths[at]
+        for trace in traces
+        for at in np.unique(trace.scopes["path"][trace.scopes["verify"] > 0]).tolist()
     )
     return [_perturbation(traces, path) for path in paths]
 
@@ -146,4 +148,3 @@ def _lost(time: Change | None, step_ns: float | None, beside: float | None) -> f
         return None
     lost = max(time.high, 0.0) * step_ns
     return lost / (beside + lost)
-

@@ -32,8 +32,8 @@ def _timed(kind: Kind) -> np.dtype:
 
 SCOPE = _table(
     ("id", "u4"), ("parent", "u4"), ("name", "u4"), ("path", "i4"), ("level", "u1"), ("type", "u1"), ("device", "i1"),
-    ("flags", "u1"), ("thread", "u4"), ("request", "u4"), ("open", "?"), ("first", "?"), ("timed", "?"), ("verify", "u1"),
-    ("stream", "u8"), ("begin", "i8"), ("end", "i8"), ("gpu_begin", "i8"), ("gpu_end", "i8"),
+    ("flags", "u1"), ("thread", "u4"), ("request", "u4"), ("open", "?"), ("first", "?"), ("timed", "?"),
+    ("verify", "u1"), ("stream", "u8"), ("begin", "i8"), ("end", "i8"), ("gpu_begin", "i8"), ("gpu_end", "i8"),
 )  # fmt: skip
 COLLECTIVE = _table(
     ("id", "u4"), ("scope", "u4"), ("path", "i4"), ("op", "u2"), ("role", "u2"), ("group", "u2"), ("tensors", "u2"),
