@@ -26,7 +26,7 @@ def test_every_variable():
     assert from_environment(environ) == chosen
 
 
-@pytest.mark.parametrize(("value", "scope"), [("", ""), ("0", ""), ("1", "denoise_step"), ("dit_forward", "dit_forward")])
+@pytest.mark.parametrize(("value", "scope"), [("", ""), ("0", ""), ("1", "denoise_step"), ("forward", "forward")])
 def test_scope_that_is_verified(value, scope):
     assert from_environment({"WANHOOK_VERIFY": value}).verified == scope
 
