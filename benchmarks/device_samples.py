@@ -23,7 +23,8 @@ def record(folder: Path, seconds: float, busy: bool):
     import wanhook
 
     values = torch.ones(4096, 4096, device="cuda", dtype=torch.bfloat16)
-    with wanhook.trace("busy" if busy else "idle", out=folder):
+    wanhook.start(folder)
+    with wanhook.trace("busy" if busy else "idle"):
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             if busy:
@@ -33,7 +34,6 @@ def record(folder: Path, seconds: float, busy: bool):
             else:
                 time.sleep(0.1)
     wanhook.stop(wait=10)
-    time.sleep(0.1)
     (trace,) = wanhook.load(folder).traces
     shutil.rmtree(folder)
     return trace

@@ -23,7 +23,7 @@ from .machine import describe, text
 
 STEP_SECONDS = 0.06
 PLANTED = 0.01
-BLOCKS = 20
+BLOCKS = 10
 NEEDED = 0.9
 ON_GPU = torch.cuda.is_available()
 
@@ -50,7 +50,7 @@ def cycles_a_second() -> float:
 
 
 def make_block() -> Callable[[], None]:
-    """A twentieth of a step: matmuls, an allocation, elementwise work."""
+    """A part of a step: matmuls, an allocation, elementwise work."""
     size = 4096 if ON_GPU else 256
     weight = torch.randn(size, size, device="cuda" if ON_GPU else "cpu", dtype=torch.bfloat16 if ON_GPU else None)
 
@@ -95,12 +95,11 @@ def measure(folder: Path, block: Callable[[], None], delay: Callable[[], None], 
     import wanhook
     from wanhook.analysis.perturbation import perturbations
 
-    with wanhook.trace("request", out=folder):
+    wanhook.start(folder)
+    with wanhook.trace("request"):
         for _ in range(steps):
             step(block, delay)
-        settle()
     wanhook.stop(wait=10)
-    time.sleep(0.1)
     (found,) = perturbations(wanhook.load(folder).traces)
     shutil.rmtree(folder)
     return found
