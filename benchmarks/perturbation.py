@@ -105,13 +105,19 @@ def measure(folder: Path, block: Callable[[], None], delay: Callable[[], None], 
     return found
 
 
-def main() -> int:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="3 repeats: does it run")
     parser.add_argument("--repeats", type=int, help="recordings of each sort (10; 3 with --quick)")
     parser.add_argument("--steps", type=int, default=48, help="steps a recording (two a pair; 4 are warm-up)")
     parser.add_argument("--planted", type=float, default=PLANTED, help="share of a step that is planted (0.01)")
-    chosen = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    from wanhook.report.perturbation_lines import signed
+
+    chosen = parse()
     repeats = chosen.repeats or (3 if chosen.quick else 10)
     print(text(describe()), flush=True)
     torch.set_num_threads(1)  # on the CPU: a core stays for the recorder's own thread
@@ -124,8 +130,6 @@ def main() -> int:
         if ON_GPU:
             torch.cuda._sleep(cycles)
         spin_host(extra)
-
-    from wanhook.report.perturbation_lines import signed
 
     print(f"\nstep {step_seconds * 1000:.1f} ms, planted {chosen.planted:.1%}, {chosen.steps} steps a recording")
     print(f"{'':<9}{'clock':<6}{'pairs':>6}  {'change [95 %]':<30}{'found':<6}")

@@ -48,7 +48,7 @@ def test_steps_alternate_and_nothing_is_recorded_inside_muted_ones(tmp_path):
     for moments in (trace.marks["time"], trace.allocator_events["time"], trace.memory_samples["time"]):
         inside = (moments[:, None] >= muted["begin"]) & (moments[:, None] <= muted["end"])
         assert not inside.any()
-    assert len(trace.allocator_events) > 0
+    assert len(trace.allocator_events) > 0 or not load_native().status()["cpu_memory"]
     # Each muted step lies between a gate that closes before it begins and opens after it has ended.
     closed, opened = trace.gates["time"][0::2], trace.gates["time"][1::2]
     assert trace.gates["open"].tolist() == [False, True] * 20
@@ -164,10 +164,10 @@ def test_planted_slowdown_is_measured(tmp_path):
     with recorded(tmp_path) as result, wanhook.trace("request"):
         run_steps(44, work, verify=True)
     (found,) = perturbations([result.trace])
-    assert (found.path, found.clock, found.pairs, found.muted) == ("request/denoise_step", "host", 20, 22)
-    assert found.found
+    assert (found.path, found.steps, found.muted) == ("request/denoise_step", 44, 22)
     # Twice as long, whatever the machine adds to either.
-    assert found.time.high > 0.3
+    assert found.host_time.low > 0
+    assert found.host_time.high > 0.3
 
 
 def test_ranks_change_together(tmp_path):
