@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "core/clock.h"
@@ -64,6 +65,29 @@ void sample(int edge) {
   if (recording != nullptr) sample_memory(recording, 0, static_cast<SampleEdge>(edge));
 }
 
+// One kernel as Python has it: name, device, stream number, begin, end, launch.
+using KernelRow = std::tuple<std::string, int, uint64_t, int64_t, int64_t, int64_t>;
+
+// How many were written; the others were dropped and counted.
+size_t append_kernels(uint32_t window, const std::vector<KernelRow>& rows) {
+  Recording* recording = Recorder::current();
+  if (recording == nullptr) return 0;
+  size_t written = 0;
+  for (const auto& [name, device, stream_number, begin, end, launch] : rows) {
+    KernelSpanRecord record{};
+    record.kind = static_cast<uint8_t>(Kind::kKernelSpan);
+    record.device = static_cast<int8_t>(device);
+    record.name = Recorder::get().intern(name);
+    record.begin = begin;
+    record.end = end;
+    record.launch = launch;
+    record.stream_number = stream_number;
+    record.window = window;
+    if (recording->append(record) != nullptr) ++written;
+  }
+  return written;
+}
+
 py::dict status() {
   Recorder& recorder = Recorder::get();
   Recording* recording = recorder.current();
@@ -117,6 +141,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("resume", [] { return Recorder::get().resume() == GateResult::kOk; }, without_gil);
   module.def("finish_all", &resolver::finish_all, without_gil);
   module.def("append_meta", &append_meta, without_gil);
+  module.def("append_kernels", &append_kernels, without_gil);
   module.def("snapshot", &snapshot, without_gil);
   module.def("sample", &sample, without_gil);
   module.def("status", &status);

@@ -280,6 +280,22 @@ class TraceBuilder:
         fields = {"owner_type": owner_type, "owner": owner, "device": self.device, "stream": stream}
         self.record(Kind.GPU_SPAN, begin=begin, end=end, **fields, **bounds)
 
+    def kernel(
+        self, name: str, begin: int, end: int, *, launch: int | None = None, window: int = 0, **fields
+    ) -> None:
+        """A kernel of NCCL; `launch` None: the file does not tell it."""
+        self.last = max(self.last, end)
+        times = {"begin": self.start_realtime + begin, "end": self.start_realtime + end}
+        times["launch"] = 0 if launch is None else self.start_realtime + launch
+        fields = {"device": self.device, "stream_number": 13, **fields}
+        self.record(Kind.KERNEL_SPAN, name=self.string(name), window=window, **times, **fields)
+
+    def kernel_window(self, begin: int, end: int, *, name: str = "denoise_step", instance: int = 2, **about) -> None:
+        """What the meta object says of the window in which kernels were recorded."""
+        about = {"name": name, "instance": instance, "gpu_finished": True, "opening": 0, "closing": 0, **about}
+        times = {"begin": self.start_realtime + begin, "end": self.start_realtime + end}
+        self.meta({"kernel_window": {**about, **times}})
+
     # Memory.
 
     def allocator(

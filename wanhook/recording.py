@@ -15,7 +15,7 @@ from wanhook import attach, metadata, run_directory, settings, spool, watermark
 from wanhook._native import load as load_native
 from wanhook.decorators import decorate
 from wanhook.errors import WanhookError
-from wanhook.integrations import coalescing, dynamo
+from wanhook.integrations import coalescing, dynamo, kernel_window
 
 _C = load_native()
 
@@ -116,6 +116,8 @@ def _start_alone(chosen: settings.Settings, started_by: str) -> Path:
     run_id = run_directory.agree(run_directory.run_name(), _recordings) if settled else run_directory.run_name()
     directory, kind = _make_directory(chosen.out or Path(run_directory.BASE) / run_id)
     path = run_directory.unused_path(directory, metadata.rank(), _recordings)
+    if chosen.kernels == "nccl":
+        kernel_window.warm_up()
     written = _open(path, chosen, spool.must_spool(kind))
     watermark.watch(chosen.warn_at)
     _warn_about_room(written.parent, chosen.max_mb)
@@ -126,6 +128,8 @@ def _start_alone(chosen: settings.Settings, started_by: str) -> Path:
     _append_meta({**meta, "file_system": {"type": kind, "spooled": written != path}, "warnings": _warnings()})
     _C.snapshot(_REASON_START)
     _C.sample(_EDGE_START)
+    if chosen.kernels == "nccl":
+        kernel_window.begin_recording(*chosen.kernels_window)
     return directory
 
 
@@ -193,13 +197,15 @@ def _stop(at_exit: bool, wait: float) -> None:
     if current is None or _C.status()["forked_child"]:
         return
     path = current.path
+    # At exit a GPU that hangs must not hang us: asking for its memory could wait for it.
+    usable = not at_exit or _gpu_answers()
+    kernel_notes = kernel_window.end_recording(usable)
     if _C.status()["recording"]:
-        # At exit a GPU that hangs must not hang us: asking for its memory could wait for it.
-        if not at_exit or _gpu_answers():
+        if usable:
             _C.snapshot(_REASON_STOP)
             _C.sample(_EDGE_STOP)
         final = metadata.describe_now()
-        final["notes"] = attach.notes() + _C.status()["notes"]
+        final["notes"] = attach.notes() + kernel_notes + _C.status()["notes"]
         run_id = current.run_id
         if not (at_exit or current.settled) and run_directory.can_agree():
             run_id = run_directory.agree(run_id, current.number)

@@ -11,6 +11,9 @@ DEFAULT_MAX_MB = 2048
 DEFAULT_VERIFIED = "denoise_step"
 MIN_MAX_MB = 4
 MOST_MAX_MB = 1 << 30
+KERNELS = ("off", "nccl")
+DEFAULT_WINDOW = ("denoise_step", 2)
+MOST_INSTANCE = 1_000_000
 
 _said: set[str] = set()
 
@@ -20,7 +23,8 @@ class Settings:
     """``enabled``: False under WANHOOK=0, where nothing is ever recorded. ``out``: the run directory, None for one
     under wanhook-runs/. ``max_mb``: cap of one rank's file in MiB. ``warn_at``: the watermark, a share of the GPU's
     memory above 0 and up to 1; None: no watermark. ``verified``: name of the scopes of which every other one is not
-    recorded, to measure what recording costs; "" for none."""
+    recorded, to measure what recording costs; "" for none. ``kernels``: "nccl" records NCCL's kernels during one scope;
+    ``kernels_window``: that scope's name, and the how-manieth of that name it is, from 1."""
 
     enabled: bool = True
     out: Path | None = None
@@ -28,6 +32,8 @@ class Settings:
     max_mb: int = DEFAULT_MAX_MB
     warn_at: float | None = None
     verified: str = ""
+    kernels: str = "off"
+    kernels_window: tuple[str, int] = DEFAULT_WINDOW
 
 
 def from_environment(environ=os.environ) -> Settings:
@@ -40,6 +46,8 @@ def from_environment(environ=os.environ) -> Settings:
         max_mb=_max_mb(environ.get("WANHOOK_MAX_MB")),
         warn_at=_warn_at(environ.get("WANHOOK_WARN_AT")),
         verified=_verified(environ.get("WANHOOK_VERIFY")),
+        kernels=_kernels(environ.get("WANHOOK_KERNELS")),
+        kernels_window=_kernels_window(environ.get("WANHOOK_KERNELS_WINDOW")),
     )
 
 
@@ -88,3 +96,22 @@ def _warn_at(value: str | None) -> float | None:
         return float(value)
     complain(f"WANHOOK_WARN_AT={value!r} is not a share above 0 and up to 1, such as 0.85; using no watermark")
     return None
+
+
+def _kernels(value: str | None) -> str:
+    if value in (None, "", *KERNELS):
+        return value or "off"
+    complain(f"WANHOOK_KERNELS={value!r} is not one of {', '.join(KERNELS)}; using off")
+    return "off"
+
+
+def _kernels_window(value: str | None) -> tuple[str, int]:
+    """NAME:N, the N-th scope of that name, from 1."""
+    if not value:
+        return DEFAULT_WINDOW
+    name, _, number = value.rpartition(":")
+    if name and number.isascii() and number.isdecimal() and len(number) < 8 and 1 <= int(number) <= MOST_INSTANCE:
+        return name, int(number)
+    default = "{}:{}".format(*DEFAULT_WINDOW)
+    complain(f"WANHOOK_KERNELS_WINDOW={value!r} is not NAME:N, the N-th scope of that name from 1; using {default}")
+    return DEFAULT_WINDOW

@@ -43,6 +43,7 @@ enum class Kind : uint8_t {
   kCollective = 16,
   kCollectiveEnd = 17,
   kGpuSpan = 24,
+  kKernelSpan = 25,
   kAllocator = 32,
   kStateBegin = 33,
   kSegmentState = 34,
@@ -238,6 +239,21 @@ struct GpuSpanRecord {
   uint32_t begin_slack;  // ns: the work itself began within [begin, begin + begin_slack]; 0 when not bounded
   uint32_t end_slack;    // ns: the work itself ended within [end - end_slack, end]
   uint32_t reference;    // index of the reference event it was measured against
+  uint8_t reserved1[20];
+};
+
+// A kernel on the device, as CUPTI recorded it: from the begin of its first block to the end of its last one. It names
+// no collective: a reader joins the two by the launch.
+struct KernelSpanRecord {
+  uint8_t kind;
+  uint8_t reserved0[2];
+  int8_t device;
+  uint32_t name;         // string id, without template arguments and parameters
+  int64_t begin;         // ns, CLOCK_REALTIME
+  int64_t end;
+  int64_t launch;        // ns, CLOCK_REALTIME: begin of the host's call that launched it; 0 when unknown
+  uint64_t stream_number;  // CUPTI's number of the stream, which is no cudaStream_t
+  uint32_t window;       // id of the scope in which kernels were recorded
   uint8_t reserved1[20];
 };
 
@@ -466,6 +482,7 @@ WANHOOK_CHECK_RECORD(MarkRecord);
 WANHOOK_CHECK_RECORD(CollectiveRecord);
 WANHOOK_CHECK_RECORD(CollectiveEndRecord);
 WANHOOK_CHECK_RECORD(GpuSpanRecord);
+WANHOOK_CHECK_RECORD(KernelSpanRecord);
 WANHOOK_CHECK_RECORD(AllocatorRecord);
 WANHOOK_CHECK_RECORD(StateBeginRecord);
 WANHOOK_CHECK_RECORD(SegmentStateRecord);

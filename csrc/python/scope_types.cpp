@@ -25,6 +25,7 @@ struct OpenScope {
   OpenScope* outer;      // strong reference
   OpenScope* outer_use;  // the same Trace object entered a second time before it was left
   bool closed;
+  long watched;          // the watcher's number for it, 0 when its leaving is of no interest
   long owned_recording;  // the recording that this scope started and ends, as begin_recording named it; 0 for none
 };
 
@@ -50,6 +51,11 @@ PyObject* begin_recording = nullptr;
 bool never_start = false;
 PyObject* end_recording = nullptr;
 PyObject* decorate = nullptr;  // called with (trace, function)
+// Scopes of one name are watched from Python. `scope_entered` is called before such a scope begins and answers with a
+// number; unless that is 0, `scope_left` is called with it and the scope's id after the scope ended. 0: no name is watched.
+uint32_t watched_name = 0;
+PyObject* scope_entered = nullptr;
+PyObject* scope_left = nullptr;
 
 bool still_recorded(const OpenScope* scope) {
   return scope->scope.recording != nullptr && scope->scope.recording == Recorder::current();
@@ -140,6 +146,22 @@ bool is_verified(uint32_t name) {
   return recording != nullptr && name != 0 && name == recording->verified();
 }
 
+// The watcher's number for this scope; 0: it does not want to hear of it again. The program in the scope must not get an
+// exception of ours.
+long tell_entered() {
+  PyObject* answer = PyObject_CallNoArgs(scope_entered);
+  const long number = answer == nullptr ? -1 : PyLong_AsLong(answer);
+  Py_XDECREF(answer);
+  if (number == -1 && PyErr_Occurred() != nullptr) PyErr_WriteUnraisable(scope_entered);
+  return number > 0 ? number : 0;
+}
+
+void tell_left(long number, uint32_t id) {
+  PyObject* result = PyObject_CallFunction(scope_left, "lI", number, id);
+  if (result == nullptr) PyErr_WriteUnraisable(scope_left);
+  Py_XDECREF(result);
+}
+
 PyObject* trace_enter(PyObject* self, PyObject*) {
   auto* trace = reinterpret_cast<Trace*>(self);
   OpenScope* outer = innermost_open();
@@ -157,6 +179,8 @@ PyObject* trace_enter(PyObject* self, PyObject*) {
   // Not the scope that a whole recording lies in: its only step could be a muted one.
   request.verify = started == 0 && (trace->verify || is_verified(request.name));
   if (trace->args != nullptr) request.args = **trace->args;
+  const bool watched = __builtin_expect(watched_name != 0 && request.name == watched_name, 0);
+  scope->watched = watched && Recorder::active() != nullptr ? tell_entered() : 0;
   scope->scope = begin_scope(request);
   scope->outer = outer;
   Py_XINCREF(reinterpret_cast<PyObject*>(outer));
@@ -227,6 +251,7 @@ PyObject* trace_exit(PyObject* self, PyObject* const* args, Py_ssize_t count) {
   const bool closed_before = scope->closed;
   leave(scope, count > 0 && is_failure(args[0]) ? kScopeException : 0);
   if (!closed_before && scope->scope.used >= watermark()) tell_watermark_reached(scope->scope.used, path_of(scope));
+  if (scope->watched != 0) tell_left(scope->watched, scope->scope.id);
   const long owned_recording = scope->owned_recording;
   Py_DECREF(reinterpret_cast<PyObject*>(scope));
   call_end_recording(owned_recording);
@@ -419,6 +444,25 @@ PyObject* set_outermost_hooks(PyObject*, PyObject* args) {
   Py_RETURN_NONE;
 }
 
+PyObject* watch_scopes(PyObject*, PyObject* args) {
+  PyObject* name = nullptr;
+  PyObject* entered = nullptr;
+  PyObject* left = nullptr;
+  if (!PyArg_ParseTuple(args, "O!OO", &PyUnicode_Type, &name, &entered, &left)) return nullptr;
+  Py_INCREF(entered);
+  Py_INCREF(left);
+  watched_name = name_id(name);
+  Py_XSETREF(scope_entered, entered);
+  Py_XSETREF(scope_left, left);
+  Py_RETURN_NONE;
+}
+
+// A scope that was entered still tells when it is left.
+PyObject* watch_no_scopes(PyObject*, PyObject*) {
+  watched_name = 0;
+  Py_RETURN_NONE;
+}
+
 template <class Function>
 PyCFunction as_method(Function* function) {
   return reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function));
@@ -434,6 +478,8 @@ PyMethodDef module_functions[] = {
     {"mark", as_method(make_mark), METH_FASTCALL | METH_KEYWORDS, "mark(name, **args)\n\nAn instant."},
     {"set_outermost_hooks", set_outermost_hooks, METH_VARARGS,
      "set_outermost_hooks(begin_recording, end_recording, decorate)"},
+    {"watch_scopes", watch_scopes, METH_VARARGS, "watch_scopes(name, entered, left)"},
+    {"watch_no_scopes", watch_no_scopes, METH_NOARGS, "watch_no_scopes()"},
     {nullptr, nullptr, 0, nullptr}};
 
 bool add_type(PyObject* module, const char* name, PyTypeObject* type) {

@@ -30,7 +30,8 @@ class CollectiveRow:
     """Calls of one op, role and group class, `op` being the name in use (all_to_all), `c10d_ops` those beneath it.
 
     `time` pools stream intervals on GPU ranks and host begin to completion on others (`clock`: "gpu", "host", "mixed",
-    None when no call was timed). `size_bytes` is the payload of a call as nccl-tests counts it, mean over all calls;
+    None when no call was timed). `kernel` pools the kernel intervals of calls with kernels of their own, None without any;
+    `kernel_shared` counts calls whose kernels belong to a coalesced group, which are not in it. `size_bytes` is the payload of a call as nccl-tests counts it, mean over all calls;
     `algbw_bytes_per_s` and `busbw_bytes_per_s` are over the timed calls other than first ones; None without payload
     or time. `calls_by_rank` counts all calls, `ranks` sums the timed ones.
     """
@@ -46,6 +47,8 @@ class CollectiveRow:
     bytes_out: int
     size_bytes: float | None
     time: Durations
+    kernel: Durations | None
+    kernel_shared: int
     ranks: list[RankTotal]
     algbw_bytes_per_s: float | None
     busbw_bytes_per_s: float | None
@@ -59,7 +62,7 @@ class CollectiveRow:
 
 _COLUMNS = np.dtype(
     [("key", "i8"), ("rank", "i8"), ("length", "i8"), ("bytes_in", "i8"), ("bytes_out", "i8"), ("op", "i8"),
-     ("flags", "u1"), ("gpu", "?"), ("first", "?")]
+     ("kernel", "i8"), ("flags", "u1"), ("gpu", "?"), ("first", "?"), ("shared", "?")]
 )  # fmt: skip
 _Key = tuple[str, str, GroupClass]
 
@@ -107,6 +110,8 @@ def _columns(trace: Trace, classes: GroupClasses, keys: dict[_Key, int], ops: di
     out["key"], out["op"], out["rank"] = key_of[place], op_of[place], rank_of(trace)
     out["length"], out["gpu"] = np.where(begin >= 0, end - begin, -1), gpu
     out["bytes_in"], out["bytes_out"], out["flags"] = calls["bytes_in"], calls["bytes_out"], calls["flags"]
+    out["shared"] = calls["kernel_calls"] > 1
+    out["kernel"] = np.where(calls["kernel_calls"] == 1, calls["kernel_end"] - calls["kernel_begin"], -1)
     out["first"][np.unique(out["key"], return_index=True)[1]] = True
     return out
 
@@ -116,7 +121,7 @@ def _row(key: _Key, ops: list[str], table: np.ndarray) -> CollectiveRow:
     used = [ops[at] for at in np.unique(table["op"])]
     op = operation(used[0])
     sizes = payload(op, table["bytes_in"], table["bytes_out"], group.size)
-    timed = table["length"] >= 0
+    timed, seen = table["length"] >= 0, table["kernel"] >= 0
     algbw = _bytes_a_second(sizes, table["length"], timed & ~table["first"])
     clocks = {"gpu" if on else "host" for on in np.unique(table["gpu"][timed])}
     why = _untimed_why(table[~timed])
@@ -134,6 +139,8 @@ def _row(key: _Key, ops: list[str], table: np.ndarray) -> CollectiveRow:
         bytes_out=int(table["bytes_out"].sum()),
         size_bytes=float(sizes.mean()) if sizes is not None and group.size else None,
         time=summarise(table["length"][timed], table["first"][timed]),
+        kernel=summarise(table["kernel"][seen], table["first"][seen]) if seen.any() else None,
+        kernel_shared=int(table["shared"].sum()),
         ranks=totals_by_rank(table["rank"][timed], table["length"][timed]),
         algbw_bytes_per_s=algbw if group.size else None,
         busbw_bytes_per_s=algbw * bus_factor(op, group.size) if algbw is not None and group.size else None,

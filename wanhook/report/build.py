@@ -10,6 +10,7 @@ from wanhook.analysis.device_remarks import DeviceRemark, device_remarks
 from wanhook.analysis.device_state import DeviceState, device_states
 from wanhook.analysis.findings import Finding, look_at
 from wanhook.analysis.health import FileHealth, file_health
+from wanhook.analysis.kernel_windows import KernelWindow, kernel_windows
 from wanhook.analysis.memory import DeviceMemory, memory_of
 from wanhook.analysis.perturbation import Perturbation, perturbations
 from wanhook.analysis.run_facts import RunFacts, file_name, run_facts
@@ -47,6 +48,7 @@ class Report:
     perturbations: list[Perturbation]
     scopes: list[ScopeRow]
     collectives: list[CollectiveRow]
+    kernel_windows: list[KernelWindow]
     memory: list[DeviceMemory]
     look_at: list[Finding]
 
@@ -70,6 +72,7 @@ def build(run: Run, rank: int | None = None) -> Report:
         perturbations=perturbations(traces),
         scopes=scopes,
         collectives=collective_table(traces),
+        kernel_windows=kernel_windows(traces),
         memory=memory,
         look_at=look_at(traces, scopes, memory),
     )

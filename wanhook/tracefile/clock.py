@@ -199,3 +199,14 @@ class Clock:
         shift = np.interp(times.astype(float), self._at, self._shift) if len(self._at) else 0.0
         real = np.where(times == -1, -1, times + self._base + _whole(np.asarray(shift)))
         return int(real) if real.ndim == 0 else real
+
+    def from_realtime(self, unix) -> np.ndarray:
+        """ns since the Unix epoch (int64[n]) -> CLOCK_MONOTONIC (int64[n], ns, at least 0).
+
+        The offset is looked up at the time that it is itself needed for; it changes by a few ns in as many µs, so one
+        step settles it. A clock that was set back in between has two answers, and one of them is given.
+        """
+        near = _bounded(unix) - self._base
+        for _ in range(2 if len(self._at) else 0):
+            near = _bounded(unix) - self._base - _whole(np.interp(near.astype(float), self._at, self._shift))
+        return np.clip(near, 0, LIMIT)

@@ -66,6 +66,7 @@ class Kind(IntEnum):
     COLLECTIVE = 16
     COLLECTIVE_END = 17
     GPU_SPAN = 24
+    KERNEL_SPAN = 25
     ALLOCATOR = 32
     STATE_BEGIN = 33
     SEGMENT_STATE = 34
@@ -289,6 +290,15 @@ RECORDS: dict[Kind, np.dtype] = {
         begin_slack=(32, "u4"),
         end_slack=(36, "u4"),
         reference=(40, "u4"),
+    ),
+    Kind.KERNEL_SPAN: _record(
+        device=(3, "i1"),
+        name=(4, "u4"),
+        begin=(8, "i8"),
+        end=(16, "i8"),
+        launch=(24, "i8"),
+        stream_number=(32, "u8"),
+        window=(40, "u4"),
     ),
     Kind.ALLOCATOR: _record(
         action=(1, "u1"),

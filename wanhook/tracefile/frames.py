@@ -31,7 +31,7 @@ ENUMS: dict[tuple[str, str], type[IntEnum]] = {
 FLAGS: dict[str, type[IntFlag]] = {"scopes": layout.ScopeEndFlags, "collectives": layout.CollectiveFlags}
 TABLES = (
     "scopes", "collectives", "allocator_events", "memory_samples", "allocator_samples", "device_samples",
-    "recorder_samples", "marks", "drops", "gates",
+    "recorder_samples", "marks", "drops", "gates", "kernels",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import frames, tables
+from . import frames, kernels, tables
 from .clock import Clock
 from .format import Kind, TraceFormatError
 from .health import Health, Machine, examine
@@ -39,7 +39,9 @@ class Trace:
     - `scopes` (SCOPE, by begin): `path` indexes `paths`; `gpu_begin`/`gpu_end` is the stream interval; `open` scopes
       have no end; `first` marks the earliest scope of each path; `flags` are ScopeEndFlags. `scope_args[id]`: a dict.
     - `collectives` (COLLECTIVE, by begin): `completed` is the end of the work on host backends; `path` is that of
-      the scope, -1 without one; `failed` when the work ended in an error.
+      the scope, -1 without one; `failed` when the work ended in an error; `kernel_begin`/`kernel_end` span its
+      `kernels` on the device, which it shares with `kernel_calls` - 1 other calls of a coalesced group.
+    - `kernels` (KERNEL, by begin): NCCL's kernels of a window; `collective` is the id of their call, 0 unmatched.
     - `allocator_events` (ALLOCATOR_EVENT, by device and sequence): `completed` is the time of a folded completion.
     - `snapshots`, `memory_samples`, `allocator_samples`, `device_samples`, `recorder_samples`, `marks`, `drops`,
       `gates`, `anchors` (by time). `mark_args[row]`: a dict.
@@ -88,10 +90,13 @@ class Trace:
         self.scopes, positions, self._rows = tables.scopes(slots, self.clock, spans)
         self.scope_args = Arguments(slots, Kind.SCOPE_BEGIN, self.scopes["id"], positions)
         self.collectives = tables.collectives(slots, self.clock, spans)
+        self.kernels = kernels.read(slots, self.clock)
 
     def _name_scopes(self, slots: Slots, strings: dict[int, str]) -> None:
-        used = self.scopes["name"], self.marks["name"], self.collectives["op"], self.collectives["role"]
+        calls = self.collectives
+        used = self.scopes["name"], self.marks["name"], calls["op"], calls["role"], self.kernels["name"]
         self.strings = string_list(strings, used)
+        kernels.join(self.kernels, calls, self.strings)
         parents = self.scope_rows(self.scopes["parent"])
         slots.note_loose_end(
             "scopes whose parent is not in the file", ((parents < 0) & (self.scopes["parent"] > 0)).sum()

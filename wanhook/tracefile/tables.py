@@ -40,7 +40,12 @@ COLLECTIVE = _table(
     ("sequence", "u4"), ("peer", "i4"), ("thread", "u4"), ("coalesced", "u4"), ("flags", "u1"), ("dtype", "u1"),
     ("device", "i1"), ("span_class", "u1"), ("failed", "?"), ("begin_slack", "u4"), ("end_slack", "u4"),
     ("bytes_in", "u8"), ("bytes_out", "u8"), ("stream", "u8"), ("begin", "i8"), ("returned", "i8"),
-    ("completed", "i8"), ("gpu_begin", "i8"), ("gpu_end", "i8"),
+    ("completed", "i8"), ("gpu_begin", "i8"), ("gpu_end", "i8"), ("kernel_begin", "i8"), ("kernel_end", "i8"),
+    ("kernels", "u2"), ("kernel_calls", "u2"),
+)  # fmt: skip
+KERNEL = _table(
+    ("device", "i1"), ("name", "u4"), ("window", "u4"), ("collective", "u4"), ("stream_number", "u8"), ("begin", "i8"),
+    ("end", "i8"), ("launch", "i8"),
 )  # fmt: skip
 ALLOCATOR_EVENT = _table(
     ("device", "i1"), ("action", "u1"), ("flags", "u1"), ("thread", "u4"), ("sequence", "u8"), ("time", "i8"),
