@@ -280,9 +280,7 @@ class TraceBuilder:
         fields = {"owner_type": owner_type, "owner": owner, "device": self.device, "stream": stream}
         self.record(Kind.GPU_SPAN, begin=begin, end=end, **fields, **bounds)
 
-    def kernel(
-        self, name: str, begin: int, end: int, *, launch: int | None = None, window: int = 0, **fields
-    ) -> None:
+    def kernel(self, name: str, begin: int, end: int, *, launch: int | None = None, window: int = 0, **fields) -> None:
         """A kernel of NCCL; `launch` None: the file does not tell it."""
         self.last = max(self.last, end)
         times = {"begin": self.start_realtime + begin, "end": self.start_realtime + end}

@@ -10,7 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from made_trace import TraceBuilder
+from wanhook.tracefile.format import CollectiveFlags
 
+US = 1_000
 MS = 1_000_000
 MIB = 1 << 20
 LAG = MS // 10
@@ -114,6 +116,26 @@ def save_two_cpus(directory: Path) -> Path:
         builder.recorder_sample(500 * MS, resolver_cpu=2 * MS, process_cpu=800 * MS)
         builder.end(510 * MS)
         builder.save(directory / f"rank{rank:05d}-{rank}-0.wanhook")
+    return directory
+
+
+def save_kernels(directory: Path) -> Path:
+    """Two ranks with a window of 400 us: two all_to_all with kernels of 20 and 30 us, an all_gather without one, and a
+    kernel of nobody; before it an all_to_all."""
+    for rank in range(2):
+        builder = TraceBuilder(rank=rank, world_size=2, device_index=rank)
+        builder.group("0", (0, 1), rank=rank, description="default_pg")
+        for at, kernel in ((10, None), (100, 20), (200, 30)):
+            gpu = (at * US, (at + 80) * US)
+            builder.collective("alltoall_", at * US, returned=(at + 10) * US, gpu=gpu, role="qkv")
+            if kernel:
+                begin = (at + 40) * US
+                builder.kernel("ncclDevKernel_SendRecv", begin, begin + kernel * US, launch=(at + 5) * US)
+        builder.collective("_allgather_base_", 300 * US, returned=310 * US, flags=CollectiveFlags.ASYNC, role="fsdp")
+        builder.kernel("ncclDevKernel_AllReduce_Sum_f32_RING_LL", 330 * US, 340 * US, launch=320 * US)
+        builder.kernel_window(95 * US, 495 * US, opening=3 * MS, closing=40 * MS)
+        builder.end(MS)
+        builder.save(directory / f"rank{rank:05d}-1-0.wanhook")
     return directory
 
 

@@ -52,7 +52,8 @@ bool never_start = false;
 PyObject* end_recording = nullptr;
 PyObject* decorate = nullptr;  // called with (trace, function)
 // Scopes of one name are watched from Python. `scope_entered` is called before such a scope begins and answers with a
-// number; unless that is 0, `scope_left` is called with it and the scope's id after the scope ended. 0: no name is watched.
+// number; unless that is 0, `scope_left` is called with it and the scope's id after the scope ended. 0: no name is
+// watched.
 uint32_t watched_name = 0;
 PyObject* scope_entered = nullptr;
 PyObject* scope_left = nullptr;
@@ -146,8 +147,8 @@ bool is_verified(uint32_t name) {
   return recording != nullptr && name != 0 && name == recording->verified();
 }
 
-// The watcher's number for this scope; 0: it does not want to hear of it again. The program in the scope must not get an
-// exception of ours.
+// The watcher's number for this scope; 0: it does not want to hear of it again. The program in the scope must not get
+// an exception of ours.
 long tell_entered() {
   PyObject* answer = PyObject_CallNoArgs(scope_entered);
   const long number = answer == nullptr ? -1 : PyLong_AsLong(answer);

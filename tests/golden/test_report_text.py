@@ -30,6 +30,7 @@ RUNS = {
     "two_cpus": made_wan.save_two_cpus,
     "crashed": made_wan.save_crashed,
     "nothing": save_nothing,
+    "kernels": made_wan.save_kernels,
 }
 
 

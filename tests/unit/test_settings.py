@@ -87,3 +87,22 @@ def test_complaining_never_raises(monkeypatch):
 
     monkeypatch.setattr("sys.stderr", Closed())
     settings.complain("nobody hears")
+
+
+def test_kernels_and_their_window():
+    found = from_environment({"WANHOOK_KERNELS": "nccl", "WANHOOK_KERNELS_WINDOW": "a:b:12"})
+    assert (found.kernels, found.kernels_window) == ("nccl", ("a:b", 12))
+    assert from_environment({}).kernels_window == ("denoise_step", 2)
+
+
+def test_unknown_kernels_are_reported(capsys):
+    assert from_environment({"WANHOOK_KERNELS": "all"}).kernels == "off"
+    assert capsys.readouterr().err == "wanhook: WANHOOK_KERNELS='all' is not one of off, nccl; using off\n"
+
+
+@pytest.mark.parametrize("value", ["step", "step:", "step:0", ":3", "step:-1", "step:²", "step:99999999", "step: 3"])
+def test_unusable_window_is_reported(value, capsys):
+    assert from_environment({"WANHOOK_KERNELS_WINDOW": value}).kernels_window == settings.DEFAULT_WINDOW
+    said = capsys.readouterr().err
+    assert said.startswith(f"wanhook: WANHOOK_KERNELS_WINDOW={value!r} is not NAME:N")
+    assert said.endswith("using denoise_step:2\n")

@@ -30,10 +30,11 @@ class CollectiveRow:
     """Calls of one op, role and group class, `op` being the name in use (all_to_all), `c10d_ops` those beneath it.
 
     `time` pools stream intervals on GPU ranks and host begin to completion on others (`clock`: "gpu", "host", "mixed",
-    None when no call was timed). `kernel` pools the kernel intervals of calls with kernels of their own, None without any;
-    `kernel_shared` counts calls whose kernels belong to a coalesced group, which are not in it. `size_bytes` is the payload of a call as nccl-tests counts it, mean over all calls;
-    `algbw_bytes_per_s` and `busbw_bytes_per_s` are over the timed calls other than first ones; None without payload
-    or time. `calls_by_rank` counts all calls, `ranks` sums the timed ones.
+    None when no call was timed). `kernel` pools the kernel intervals of calls with kernels of their own, None where
+    there is none; `kernel_shared` counts the calls that share theirs with a coalesced group and are not in it.
+    `size_bytes` is the payload of a call as nccl-tests counts it, mean over all calls; `algbw_bytes_per_s` and
+    `busbw_bytes_per_s` are over the timed calls other than first ones; None without payload or time. `calls_by_rank`
+    counts all calls, `ranks` sums the timed ones.
     """
 
     op: str

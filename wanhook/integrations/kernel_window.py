@@ -2,11 +2,12 @@
 
 A window is one scope of a recording: the N-th of its name. It is opened right before that scope and closed right after
 it, so what that costs falls between scopes, and each launch inside costs a little more. The first use of CUPTI in a
-process takes about a second: that is spent before the recording begins, or, where CUDA comes up later, before the first
-scope of that name. Closing waits for the GPU, two seconds at most: a rank may be waiting for what another one does next.
+process takes about a second: that is spent before the recording begins, or, where CUDA comes up later, before the
+first scope of that name. Closing waits for the GPU, two seconds at most: what runs there may need another rank, which
+waits in the same place.
 
-The program's own profiler goes first: there can be one profiler at a time, and a second one is an exception. Nothing in
-here raises.
+The program's own profiler goes first: there can be one profiler at a time, and a second one is an exception. One that
+was made ready (a schedule's warm-up) before the recording began cannot be seen. Nothing in here raises.
 """
 
 import functools
@@ -50,10 +51,9 @@ class CudaActivities:
 class KernelWindow:
     """The window of one recording, from the recording's begin to its end. ``notes``: why it holds nothing."""
 
-    def __init__(self, name: str, instance: int, activities=CudaActivities):
+    def __init__(self, name: str, instance: int):
         self.notes: list[str] = []
         self._name, self._instance = name, instance
-        self._activities = activities
         self._seen = 0
         self._open = None  # the session
         self._number = 0  # of the scope, as the native side is told
@@ -100,7 +100,7 @@ class KernelWindow:
             self._call_off(why)
             return 0
         began = time.time_ns()
-        session = self._activities()
+        session = CudaActivities()
         session.begin()
         self._began = time.time_ns()
         self._opening = self._began - began

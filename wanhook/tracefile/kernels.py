@@ -1,9 +1,9 @@
 """NCCL's kernels of a window, and the collective that each belongs to.
 
-A kernel is joined by its launch: the host's call that launched it began inside the collective's own call. In a coalesced
-group the members only collect the work, and the launch comes behind the last of them: then the kernel belongs to all of
-the group. Where the file does not tell the launch, a kernel that lies inside the stream interval of one fitting call,
-and of no other, belongs to that. Everything else stays unmatched.
+A kernel is joined by its launch: the host's call that launched it began inside the collective's own call. In a
+coalesced group the members only collect the work, and the launch comes behind the last of them: then the kernel belongs
+to all of the group. Where the file does not tell the launch, a kernel that lies inside the stream interval of one
+fitting call, and of no other, belongs to that. Everything else stays unmatched.
 """
 
 from __future__ import annotations
