@@ -154,7 +154,8 @@ def compare(folder: Path, rank: int) -> bool:
         good &= max(medians) <= ALLOWED
         stream = (seen["gpu_end"] - seen["gpu_begin"]) - (seen["kernel_end"] - seen["kernel_begin"])
         print(
-            f"rank {rank} {situation:10s} {len(seen)} of {len(own)} calls; median |wanhook - Kineto| of begin, end, length "
+            f"rank {rank} {situation:10s} {len(seen)} of {len(own)} calls; "
+            f"median |wanhook - Kineto| of begin, end, length "
             f"{', '.join(f'{value:.0f}' for value in medians)} ns (allowed {ALLOWED}); "
             f"stream interval - kernel interval: median {1e-3 * np.median(stream):.1f} us"
         )

@@ -237,6 +237,12 @@ def test_a_gpu_that_never_finishes_is_not_waited_for(monkeypatch):
     monkeypatch.setattr("torch.cuda.synchronize", lambda device: 1 / 0)
     assert kernel_window._wait_for_gpu(60) is False
 
+    def refuse(thread):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert kernel_window._wait_for_gpu(60) is False
+
 
 def test_kernels_are_told_from_everything_else():
     events = [

@@ -43,10 +43,13 @@ def every_kind() -> bytes:
         inner = builder.scope("attn", at + 100, at + 8_000, parent=outer, level="op", gpu=(at + 200, at + 8_100))
         call = {"role": "qkv", "group": group, "scope": inner, "bytes_in": 1 << 20, "bytes_out": 1 << 20}
         builder.collective("alltoall_", at + 300, returned=at + 320, gpu=(at + 400, at + 900), **call)
+        launch = at + 310 if step % 2 else None
+        builder.kernel("ncclDevKernel_SendRecv", at + 500, at + 800, launch=launch, window=outer)
         builder.alloc(step << 12, 4096, at + 1_000, scope=inner, thread=2)
         builder.free(step << 12, 4096, at + 2_000, completed=at + 2_001, scope=inner, thread=2)
         builder.mark("expert switch", at + 3_000, scope=outer, args={"note": "x" * 100}, thread=3)
     builder.collective("barrier", 70_000, completed=71_000, failed=72_000)
+    builder.kernel_window(10_000, 20_000)
     builder.allocator(AllocatorAction.OOM, 1 << 30, 0, 80_000)
     blocks = [{"address": 0x1000 * n, "size": 0x1000, "segment": 0} for n in range(3)]
     builder.snapshot(90_000, [{"address": 0, "total": 1 << 21, "blocks": 3}], blocks)

@@ -263,7 +263,10 @@ def _wait_for_gpu(seconds: float) -> bool:
             pass  # the program will see the same error
 
     waiter = threading.Thread(target=wait, name="wanhook-kernels", daemon=True)
-    waiter.start()
+    try:
+        waiter.start()
+    except RuntimeError:  # Python 3.12 starts no thread while the interpreter exits
+        return False
     waiter.join(seconds)
     return done.is_set()
 
