@@ -98,8 +98,8 @@ $(VENV)/torch-$(TORCH): $(REQUIREMENTS) | $(VENV)/pyvenv.cfg
 # The native core under sanitizers: no Python and no torch, so every report is about our own code ---------------------
 
 SANITIZED = $(patsubst tests/native/%.cpp,%,$(wildcard tests/native/*.cpp))
-NATIVE_SOURCES = $(filter-out %_cuda.cpp,$(wildcard csrc/core/*.cpp csrc/device/*.cpp))
-NATIVE_HEADERS = $(wildcard csrc/core/*.h csrc/device/*.h tests/native/*.h)
+NATIVE_SOURCES = $(filter-out %_cuda.cpp %/bindings.cpp,$(wildcard csrc/core/*.cpp csrc/device/*.cpp csrc/replay/*.cpp))
+NATIVE_HEADERS = $(wildcard csrc/core/*.h csrc/device/*.h csrc/replay/*.h tests/native/*.h)
 SANITIZER_FLAGS = -std=c++17 -g -O1 -fno-omit-frame-pointer -fno-sanitize-recover=all -pthread -Wall -Wextra -Icsrc
 # TSan of older compilers stops at once under a kernel that randomises addresses widely.
 FIXED_ADDRESSES = $(shell setarch $$(uname -m) -R true 2>/dev/null && echo setarch $$(uname -m) -R)

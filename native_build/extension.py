@@ -1,4 +1,6 @@
-"""The extension wanhook._C: its sources and flags, and the command that builds it. Needs torch.
+"""The extensions wanhook._C and wanhook._replay: sources and flags, and the command that builds them. Needs torch.
+
+wanhook._replay belongs to the reading half: it is built without torch's headers, libraries and flags.
 
 Files that end in ``_cuda.cpp`` are compiled where torch has CUDA, files that end in ``_host.cpp`` where it has not,
 all others always. The C++ standard is torch's: BuildExtension adds the one that the installed version needs.
@@ -12,13 +14,16 @@ import sysconfig
 import time
 from pathlib import Path
 
+import pybind11
 import torch
 from setuptools import Extension
+from setuptools.command.build_ext import build_ext
 from torch.utils.cpp_extension import BuildExtension, CppExtension, include_paths
 
 from native_build.cuda_toolkit import find_cuda_files
 
 _SOURCE_FOLDERS = ("core", "device", "hooks", "python")
+_REPLAY = "wanhook._replay"
 _COMPILE_FLAGS = ["-O2", "-g1", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
 
 
@@ -32,7 +37,20 @@ def source_files(root: Path, cuda: bool) -> list[str]:
 
 def native_extensions(root: Path) -> list[Extension]:
     """All extension modules for the installed torch. Raises CudaHeadersNotFound."""
-    return [_recording_extension(root)]
+    return [_recording_extension(root), _replay_extension(root)]
+
+
+def _replay_extension(root: Path) -> Extension:
+    files = [str(file.relative_to(root)) for file in sorted((root / "csrc" / "replay").glob("*.cpp"))]
+    headers = [str(file.relative_to(root)) for file in sorted((root / "csrc").glob("*/*.h"))]
+    return Extension(
+        _REPLAY,
+        files,
+        depends=headers,
+        include_dirs=[str(root / "csrc"), pybind11.get_include()],
+        extra_compile_args=["-std=c++17", *_COMPILE_FLAGS],
+        language="c++",
+    )
 
 
 def _recording_extension(root: Path) -> Extension:
@@ -80,7 +98,14 @@ class BuildNative(BuildExtension):
         # ninja's own default is two jobs more than cores; a torch source takes more than 1 GB to compile.
         os.environ.setdefault("MAX_JOBS", str(len(os.sched_getaffinity(0))))
         started = time.time()
+        everything = self.extensions
+        for extension in everything:
+            # Before BuildExtension puts its own compiler in place, which adds torch's flags to all it compiles.
+            if extension.name == _REPLAY:
+                build_ext.build_extension(self, extension)
+        self.extensions = [extension for extension in everything if extension.name != _REPLAY]
         super().build_extensions()
+        self.extensions = everything
         note = self._note()
         note.write_text(json.dumps({"torch": str(torch.__version__), "cuda": torch.version.cuda}) + "\n")
         # A source edited while the build ran must count as newer than the build.

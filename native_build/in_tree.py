@@ -1,4 +1,4 @@
-"""Builds wanhook._C inside the source tree unless what is there is current: python -m native_build.in_tree [--install]
+"""Builds the extensions inside the source tree unless what is there is current: python -m native_build.in_tree [--install]
 
 With --install the package is installed in editable mode too. The compiler's output goes to build/build.log; only
 warnings, and the end of the log when the build fails, are shown. Importing torch takes seconds, so a current build is
@@ -31,10 +31,10 @@ def installed_torch() -> str | None:
 
 
 def is_current(root: Path, torch_version: str | None) -> bool:
-    """Whether the extension in ``root`` is there, fits this interpreter and torch, and is newer than its sources."""
+    """Whether the extensions in ``root`` are there, fit this interpreter and torch, and are newer than their sources."""
     note = root / "wanhook" / "_build.json"
-    library = root / "wanhook" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
-    if not note.is_file() or not library.is_file() or torch_version is None:
+    libraries = [root / "wanhook" / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}" for name in ("_C", "_replay")]
+    if not all(file.is_file() for file in (note, *libraries)) or torch_version is None:
         return False
     if json.loads(note.read_text()).get("torch") != torch_version:
         return False
@@ -61,7 +61,7 @@ def main() -> int:
         return 0
     log = ROOT / "build" / "build.log"
     log.parent.mkdir(exist_ok=True)
-    print(f"building wanhook._C for torch {torch_version} (log: {log.relative_to(ROOT)})", flush=True)
+    print(f"building the extensions for torch {torch_version} (log: {log.relative_to(ROOT)})", flush=True)
     started = time.monotonic()
     status = _run([sys.executable, *(_INSTALL if install else _BUILD)], log)
     lines = log.read_text(errors="replace").splitlines()

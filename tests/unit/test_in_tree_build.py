@@ -12,13 +12,14 @@ from native_build import in_tree
 
 @pytest.fixture
 def tree(tmp_path) -> Path:
-    """A source tree whose extension was built for torch 2.13.0 after its last change."""
+    """A source tree whose extensions were built for torch 2.13.0 after its last change."""
     for name in ("csrc/core/a.cpp", "csrc/core/a.h", "native_build/extension.py", "setup.py", "pyproject.toml"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (100, 100))
     (tmp_path / "wanhook").mkdir()
-    (tmp_path / "wanhook" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}").touch()
+    for name in ("_C", "_replay"):
+        (tmp_path / "wanhook" / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}").touch()
     (tmp_path / "wanhook" / "_build.json").write_text(json.dumps({"torch": "2.13.0+cpu"}))
     os.utime(tmp_path / "wanhook" / "_build.json", (200, 200))
     return tmp_path
@@ -39,8 +40,9 @@ def test_changed_source_needs_a_build(tree, name):
     assert not in_tree.is_current(tree, "2.13.0+cpu")
 
 
-def test_missing_library_needs_a_build(tree):
-    (tree / "wanhook" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}").unlink()
+@pytest.mark.parametrize("name", ["_C", "_replay"])
+def test_missing_library_needs_a_build(tree, name):
+    (tree / "wanhook" / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}").unlink()
     assert not in_tree.is_current(tree, "2.13.0+cpu")
 
 

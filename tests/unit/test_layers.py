@@ -61,7 +61,9 @@ def test_no_file_names_a_path_of_one_machine(files):
         ("csrc/hooks/a.cpp", "#include <torch/extension.h>"),
         ("csrc/hooks/a.cpp", "#include <pybind11/pybind11.h>"),
         ("csrc/hooks/a.cpp", '#include "python/scopes.h"'),
-        ("csrc/replay/a.cpp", '#include "core/record.h"'),
+        ("csrc/replay/a.cpp", '#include "core/recorder.h"'),
+        ("csrc/replay/a.cpp", "#include <pybind11/numpy.h>"),
+        ("csrc/replay/bindings.cpp", "#include <c10/core/Device.h>"),
         ("csrc/bindings.cpp", '#include "replay/block_model.h"'),
         ("csrc/shared/a.cpp", ""),
     ],
@@ -77,7 +79,8 @@ def test_a_wrong_include_is_seen(path, text):
         ("csrc/device/a_cuda.cpp", '#include <cuda_runtime_api.h>\n#include "core/clock.h"'),
         ("csrc/hooks/a.cpp", '#include <c10/cuda/CUDACachingAllocator.h>\n#include "device/timeline.h"'),
         ("csrc/bindings.cpp", '#include <torch/extension.h>\n#include "hooks/a.h"\n#include "python/b.h"'),
-        ("csrc/replay/a.cpp", '#include "replay/a.h"\n#include <map>'),
+        ("csrc/replay/a.cpp", '#include "replay/a.h"\n#include "core/record.h"\n#include <map>'),
+        ("csrc/replay/bindings.cpp", "#include <pybind11/numpy.h>"),
     ],
 )
 def test_a_right_include_passes(path, text):

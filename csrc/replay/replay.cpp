@@ -1,0 +1,82 @@
+#include "replay/replay.h"
+
+#include <algorithm>
+
+namespace wanhook::replay {
+namespace {
+
+class Player {
+ public:
+  Player(Model& model, const Plan& plan, Counters* counters) : model_(model), plan_(plan), counters_(counters) {}
+
+  Outcome play() {
+    const uint64_t last = plan_.events.count;
+    begin_epoch(0, plan_.known_at_start);
+    for (uint64_t position = 0;;) {
+      stop_at(position);
+      if (position == last) break;
+      // Up to the next place where something is to be done besides playing.
+      const uint64_t next = std::min(next_stop(), last);
+      for (; position < next; ++position) {
+        model_.play(plan_.events[position], position);
+        counters_[position + 1] = model_.counters();
+      }
+    }
+    end_epoch(last + 1);
+    return std::move(outcome_);
+  }
+
+ private:
+  // Known states replace what was replayed up to there; a map shows the state that counts at its position.
+  void stop_at(uint64_t position) {
+    for (; unknown_ < plan_.unknown_from.size() && plan_.unknown_from[unknown_] <= position; ++unknown_) {
+      model_.set_inexact_from(std::min(model_.inexact_from(), position));
+      model_.expect_any_sequence();
+    }
+    for (; state_ < plan_.states.size() && plan_.states[state_].position <= position; ++state_) {
+      end_epoch(position);
+      begin_epoch(position, true);
+      model_.restart(plan_.states[state_], state_ == 0 ? kBeforeRecording : kNotRecorded);
+    }
+    counters_[position] = model_.counters();
+    for (; map_ < plan_.maps_at.size() && plan_.maps_at[map_] <= position; ++map_) {
+      outcome_.maps.push_back(model_.address_map(position));
+    }
+  }
+
+  uint64_t next_stop() const noexcept {
+    uint64_t next = kNoLimit;
+    if (state_ < plan_.states.size()) next = std::min(next, plan_.states[state_].position);
+    if (map_ < plan_.maps_at.size()) next = std::min(next, plan_.maps_at[map_]);
+    if (unknown_ < plan_.unknown_from.size()) next = std::min(next, plan_.unknown_from[unknown_]);
+    return next;
+  }
+
+  void begin_epoch(uint64_t position, bool known) {
+    const auto begin = static_cast<int64_t>(position);
+    outcome_.epochs.push_back({begin, begin, begin, known});
+    model_.claim(known);
+    model_.set_inexact_from(kNoLimit);
+  }
+
+  void end_epoch(uint64_t position) {
+    Epoch& epoch = outcome_.epochs.back();
+    epoch.end = static_cast<int64_t>(position);
+    if (epoch.known) epoch.inexact_from = static_cast<int64_t>(std::min(model_.inexact_from(), position));
+    if (epoch.begin == epoch.end) outcome_.epochs.pop_back();
+  }
+
+  Model& model_;
+  const Plan& plan_;
+  Counters* counters_;
+  Outcome outcome_;
+  size_t state_ = 0;
+  size_t map_ = 0;
+  size_t unknown_ = 0;
+};
+
+}  // namespace
+
+Outcome replay(Model& model, const Plan& plan, Counters* counters) { return Player(model, plan, counters).play(); }
+
+}  // namespace wanhook::replay
