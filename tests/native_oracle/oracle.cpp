@@ -202,12 +202,28 @@ class Fuzz {
   uint64_t last_pool_ = 0;
 };
 
+// The settings that decide sizes, as torch reads these strings one after the other: five lines.
+void print_settings(int count, char** strings) {
+  using Config = c10::CachingAllocator::AcceleratorAllocatorConfig;
+  for (int each = 0; each < count; ++each) c10::CachingAllocator::setAllocatorSettings(strings[each]);
+  std::printf("%llu\n", static_cast<unsigned long long>(Config::max_split_size()));
+  for (const size_t divisions : Config::roundup_power2_divisions()) {
+    std::printf("%llu ", static_cast<unsigned long long>(divisions));
+  }
+  std::printf("\n%llu\n%d\n%.17g\n", static_cast<unsigned long long>(Config::large_segment_size()),
+              Config::use_expandable_segments(), Config::garbage_collection_threshold());
+}
+
 }  // namespace
 }  // namespace wanhook::test
 
 int main(int count, char** arguments) {
+  if (count > 1 && std::string(arguments[1]) == "--settings") {
+    wanhook::test::print_settings(count - 2, arguments + 2);
+    return 0;
+  }
   if (count != 5) {
-    std::fputs("usage: oracle DIRECTORY SEED OPERATIONS MIX\n", stderr);
+    std::fputs("usage: oracle DIRECTORY SEED OPERATIONS MIX, or oracle --settings [STRING ...]\n", stderr);
     return 2;
   }
   const uint64_t seed = std::strtoull(arguments[2], nullptr, 10);
