@@ -134,6 +134,7 @@ PYBIND11_MODULE(_C, module) {
 #endif
   module.def("attach_cuda_memory", &attach_cuda_memory, without_gil);
   module.def("attach_cpu_memory", &attach_cpu_memory, without_gil);
+  module.def("cuda_allocator_settings", &cuda_allocator_settings);
   module.def("attach_collectives", &attach_collectives);
   module.def("start", &start, without_gil);
   module.def("stop", &stop, without_gil);

@@ -22,7 +22,8 @@ known state (allocated before the recording); -2 from a later one and not matche
 and size. segment: row in `segments`, -1 on the host."""
 
 SEGMENT_LIFE: np.dtype
-"""address u8, size i8 (the largest it reached), begin i8, end i8, scope i8, stream u8, pool u4, large u1, expandable u1.
+"""address u8, size i8 (the largest it reached), begin i8, end i8, scope i8, stream u8, pool u4, large u1,
+expandable u1.
 
 One row a cudaMalloc or an expandable segment. scope: of the event that made it, or -1 or -2 as above."""
 

@@ -35,7 +35,7 @@ def describe_start(level: str, run_id: str, run_name: str, recording: int, start
             "python": platform.python_version(),
         },
         "environment": _environment(),
-        **describe_now(),
+        **settings_at_start(describe_now()),
     }
 
 
@@ -116,7 +116,16 @@ def _allocator(cuda: bool) -> dict:
     settings = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or ""
     if not cuda:
         return {"backend": "cpu"}
-    return {"backend": torch.cuda.get_allocator_backend(), "settings": settings}
+    in_use = _C.cuda_allocator_settings()
+    return {"backend": torch.cuda.get_allocator_backend(), "settings": settings, "settings_in_use": in_use}
+
+
+def settings_at_start(meta: dict) -> dict:
+    """Keeps in ``meta``, as written when CUDA's part of a recording begins, the allocator settings of that moment."""
+    allocator = meta["allocator"]
+    if "settings_in_use" in allocator:
+        allocator["settings_at_start"] = allocator["settings_in_use"]
+    return meta
 
 
 def _groups() -> dict:

@@ -95,7 +95,7 @@ def resume() -> None:
 
 def cuda_came_up() -> None:
     """CUDA is being initialised inside a recording: its allocator's state is known from here on."""
-    _append_meta(metadata.describe_now(cuda=True))
+    _append_meta(metadata.settings_at_start(metadata.describe_now(cuda=True)))
     _C.snapshot(_REASON_START)
     _C.sample(_EDGE_START)
 

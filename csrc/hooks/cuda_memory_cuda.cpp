@@ -1,3 +1,4 @@
+#include <c10/cuda/CUDAAllocatorConfig.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 
 #include <atomic>
@@ -136,5 +137,13 @@ void attach_cuda_memory() {
 }
 
 bool cuda_memory_attached() noexcept { return attached.load(); }
+
+std::string cuda_allocator_settings() {
+#if __has_include(<c10/core/AllocatorConfig.h>)
+  return c10::CachingAllocator::getAllocatorSettings();
+#else
+  return caching::CUDAAllocatorConfig::last_allocator_settings();
+#endif
+}
 
 }  // namespace wanhook

@@ -6,6 +6,8 @@
 // CPU: a delegating c10::Allocator, set once, never taken back; only where there is no GPU to record.
 #pragma once
 
+#include <string>
+
 #include "core/recording.h"
 
 namespace wanhook {
@@ -14,6 +16,9 @@ namespace wanhook {
 // std::runtime_error with the remedy when the allocator in use cannot be traced. Idempotent.
 void attach_cuda_memory();
 bool cuda_memory_attached() noexcept;
+// The settings string that torch's allocators were given last. Only once CUDA is initialised: before, asking would fix
+// what the program may still put into the environment.
+std::string cuda_allocator_settings();
 
 // Idempotent.
 void attach_cpu_memory();

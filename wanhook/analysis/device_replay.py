@@ -1,0 +1,97 @@
+"""One device's allocator events, played into the block model from the states that the recording knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wanhook import _replay
+from wanhook.analysis.allocator_settings import settings_changed, settings_of
+
+if TYPE_CHECKING:
+    from wanhook.tracefile.model import Snapshot, Trace
+
+_STATE_KNOWN_AGAIN = ("start", "resync", "resume")
+
+
+class DeviceReplay:
+    """Position p is the state after the first p events of the device; there are len(events) + 1 positions.
+
+    `result` is the replay. `known` are the (position, snapshot) it started over from, `checks` those of the states that
+    were written only to be compared with, both ascending. `refused` says why the figures are claimed nowhere; empty
+    when they are torch's own wherever `exact_at` says so.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        device: int,
+        *,
+        largest_free: bool = True,
+        blocks: bool = True,
+        maps_at: Iterable[int] = (),
+    ) -> None:
+        """`largest_free`, `blocks` and `maps_at` as in wanhook._replay.replay; address maps are also kept where the
+        self-check needs them."""
+        events = trace.allocator_events
+        # Sorted by device: a slice is a view, where a mask would copy gigabytes.
+        begin, end = np.searchsorted(events["device"], [device, device + 1])
+        self.device = device
+        self.events = events[begin:end]
+        self._times = np.maximum.accumulate(self.events["time"])
+        states = [found for found in trace.snapshots if found.device == device and found.complete]
+        placed = sorted(((self._position_of(found), found) for found in states), key=lambda state: state[0])
+        self.known = [state for state in placed if state[1].reason in _STATE_KNOWN_AGAIN]
+        self.checks = [state for state in placed if state[1].reason not in _STATE_KNOWN_AGAIN]
+        settings = settings_of(trace)
+        self.refused = self._refusals(trace, settings)
+        self.settings = settings if isinstance(settings, _replay.Settings) else _replay.Settings()
+        compared = [position for position, _ in self.checks] + [max(position - 1, 0) for position, _ in self.known]
+        self.result = _replay.replay(
+            self.events,
+            [_replay.KnownState(position, found.segments, found.blocks) for position, found in self.known],
+            self.settings,
+            host=device < 0,
+            complete_from_start=device < 0,
+            largest_free=largest_free,
+            blocks=blocks,
+            maps_at=sorted({*maps_at, *compared}),
+            unknown_from=self._pauses(trace),
+        )
+
+    def exact_at(self, positions: np.ndarray) -> np.ndarray:
+        """bool, the shape of positions: where the figures are claimed to be torch's own."""
+        if self.refused:
+            return np.zeros(len(positions), bool)
+        return self.result.exact_at(np.asarray(positions, np.int64))
+
+    def positions(self, times: np.ndarray, side: str) -> np.ndarray:
+        """Positions at host times (ns): "left" before the events of that very time, "right" after them."""
+        return np.searchsorted(self._times, times, side)
+
+    def time(self, position: int) -> int:
+        """Host time (ns) at which a position was reached, that of the first known state at position 0, else -1."""
+        if position:
+            return int(self._times[position - 1])
+        return int(self.known[0][1].time) if self.known else -1
+
+    def _position_of(self, snapshot: Snapshot) -> int:
+        if snapshot.sequence > 0:
+            return int(np.searchsorted(self.events["sequence"], snapshot.sequence, "right"))
+        return int(np.searchsorted(self._times, snapshot.time, "right"))
+
+    def _pauses(self, trace: Trace) -> list[int]:
+        closed = trace.gates["time"][~trace.gates["open"]]
+        return np.unique(self.positions(closed, "right")).tolist()
+
+    def _refusals(self, trace: Trace, settings: _replay.Settings | str) -> list[str]:
+        if self.device < 0:
+            return []
+        why = [settings] if isinstance(settings, str) else []
+        if not self.known:
+            why.append("no snapshot tells what was allocated before the recording")
+        if settings_changed(trace):
+            why.append("the program changed the allocator's settings while it was recorded")
+        return why
