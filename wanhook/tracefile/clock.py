@@ -17,6 +17,8 @@ SECOND = 1_000_000_000
 BLOCK = 1 << 16  # values mapped at a time, so that temporaries stay in the cache
 MAX_STEP = 1_000_000.0  # ns that an anchor may lie off the line of the others,
 MAX_DRIFT = 1e-3  # and how far two clocks' rates may differ; beyond both it is damaged
+DRIFT_CHANGE = 1e-7  # by how much two clocks' rates can differ from one knot to the next: 0.1 ppm
+UNKNOWN_DRIFT = 2e-6  # by how much the rates can differ where too little was seen to tell
 GPU_WINDOW = 30 * SECOND  # one smoothed knot each; a GPU's drift is steady over that time
 MAX_WINDOWS = 4096  # a damaged span must not cost time
 GPU_MIN_SPAN = 2 * SECOND  # below it brackets are too wide to tell a drift: the rates count as equal
@@ -129,20 +131,50 @@ def host_clock(header: dict, anchors: np.ndarray, note: Note) -> PiecewiseLinear
     return _through(x, y, period)
 
 
-def _smooth(x: np.ndarray, middle: np.ndarray, width: np.ndarray) -> PiecewiseLinear:
-    """The GPU's drift: one knot a window, at the centre of its tightest fifth of brackets."""
+def _smooth(x: np.ndarray, middle: np.ndarray, width: np.ndarray) -> tuple[PiecewiseLinear, np.ndarray]:
+    """The GPU's drift: one knot a window, at the centre of its tightest fifth of brackets.
+
+    And how far each knot can lie off the truth (int64[knots], ns): half the widest of those brackets.
+    """
     span = int(x[-1] - x[0])
     windows = 1 if span < GPU_MIN_SPAN else min(max(2, span // GPU_WINDOW), MAX_WINDOWS, len(x))
-    knots = []
+    knots, errors = [], []
     for part in np.array_split(np.arange(len(x)), windows):
         tight = part[width[part] <= np.quantile(width[part], 0.2)]
         centre = [values[tight[0]] + _whole(np.mean(values[tight] - values[tight[0]])) for values in (x, middle)]
         knots.append(centre)
+        errors.append(int(width[tight].max()) // 2 + 1)
     kx, ky = np.array(knots, np.int64).T
-    return _through(*_increasing(kx, ky), 1.0)
+    x, y = _increasing(kx, ky)
+    return _through(x, y, 1.0), np.array(errors, np.int64)[np.isin(kx, x)]
 
 
-def gpu_clock(host: PiecewiseLinear, anchors: np.ndarray, note: Note) -> PiecewiseLinear | None:
+class GpuClock:
+    """A device's GPU timeline -> ns, and how far that can be off.
+
+    `knots` of the smooth drift (int64[n], ns) can lie off the truth by `errors` (int64[n], ns).
+    """
+
+    def __init__(self, drawn: PiecewiseLinear, knots: np.ndarray, errors: np.ndarray):
+        self._map, self._knots, self._errors = drawn, knots, errors
+
+    def __call__(self, values) -> np.ndarray:
+        return self._map(values)
+
+    def error(self, ns) -> np.ndarray:
+        """ns (int64[n]) by which the map can be off at the moments `ns` of CLOCK_MONOTONIC (int64[n])."""
+        ns, knots, errors = _bounded(ns), self._knots, self._errors
+        after = np.searchsorted(knots, ns)
+        before, after = np.clip(after - 1, 0, len(knots) - 1), np.clip(after, 0, len(knots) - 1)
+        bent = (knots[after] - knots[before]) * (DRIFT_CHANGE / 4)  # at most so far does a bent line leave its chord
+        outside = np.maximum(np.maximum(knots[0] - ns, ns - knots[-1]), 0)
+        rate = UNKNOWN_DRIFT
+        if len(knots) > 1:  # what the slope there can be off by, and what it can have changed since
+            rate = DRIFT_CHANGE + 2 * float(np.max(errors[[0, 1, -2, -1]]) / np.min(np.diff(knots)[[0, -1]]))
+        return np.maximum(errors[before], errors[after]) + _whole(bent + outside * rate)
+
+
+def gpu_clock(host: PiecewiseLinear, anchors: np.ndarray, note: Note) -> GpuClock | None:
     """One device's GPU timeline -> ns, from its GPU anchors; None when there is no good one.
 
     A smooth drift is laid through the tightest brackets; at an anchor whose bracket does not hold it, the map is
@@ -155,9 +187,9 @@ def gpu_clock(host: PiecewiseLinear, anchors: np.ndarray, note: Note) -> Piecewi
     if not good.any():
         return None
     x, low, high = x[good], low[good], high[good]
-    smooth = _smooth(x, low + (high - low) // 2, high - low)
+    smooth, errors = _smooth(x, low + (high - low) // 2, high - low)
     x, y = _increasing(x, np.clip(smooth(x), low, high))
-    return PiecewiseLinear(x, y, smooth.slopes[0], smooth.slopes[-1])
+    return GpuClock(PiecewiseLinear(x, y, smooth.slopes[0], smooth.slopes[-1]), smooth.y, errors)
 
 
 class Clock:
@@ -189,6 +221,14 @@ class Clock:
         if device not in self._gpu:
             return np.full(len(times), -1, np.int64)
         return self._gpu[device](times)
+
+    def gpu_error(self, device: int, ns) -> np.ndarray:
+        """By how much a GPU time mapped to the moments `ns` (int64[n], CLOCK_MONOTONIC) can be off (int64[n], ns): half
+        the brackets in which the anchors nearby were seen, and what the drift can change between them. 0 for an
+        unknown device."""
+        if device not in self._gpu:
+            return np.zeros(len(ns), np.int64)
+        return self._gpu[device].error(ns)
 
     def to_realtime(self, ns):
         """CLOCK_MONOTONIC ns -> ns since the Unix epoch, by the offsets seen at the host anchors; -1 stays -1.
