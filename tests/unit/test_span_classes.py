@@ -5,7 +5,16 @@ import pytest
 
 from made_trace import TraceBuilder
 from wanhook.analysis import span_classes
-from wanhook.analysis.span_classes import BUSY_BEGIN, BUSY_END, LAUNCH, PAIR, classify, correction, pair_cost
+from wanhook.analysis.span_classes import (
+    BUSY_BEGIN,
+    BUSY_END,
+    KERNEL_GAP,
+    LAUNCH,
+    PAIR,
+    classify,
+    correction,
+    pair_cost,
+)
 from wanhook.tracefile.format import CollectiveFlags, SpanClass
 from wanhook.tracefile.model import load
 
@@ -154,16 +163,25 @@ def test_devices_do_not_overlap_one_another(tmp_path):
     assert only(classified(builder, tmp_path))[0] == SpanClass.BUSY_ALONE
 
 
+MEASURED = {"empty_ns": 1_500, "one_ns": 5_000, "many_ns": 13_000, "many": 5, "spread_ns": 200}
+
+
 def test_the_cost_that_the_recording_measured_is_used(tmp_path):
-    builder = TraceBuilder(meta={"event_pair": {"0": {"cost_ns": 3_900, "spread_ns": 200}}})
+    """Each further memset took 2 us, of which the gap to the one before is a part."""
+    builder = TraceBuilder(meta={"event_pair": {"0": MEASURED}})
     busy(builder)
     trace = classified(builder, tmp_path)
-    assert correction(trace).tolist() == [3_900]
-    assert pair_cost(trace.meta, 0) == span_classes.PairCost(3_900, 200, True)
+    assert correction(trace).tolist() == [3_000 + KERNEL_GAP]
+    assert pair_cost(trace.meta, 0) == span_classes.PairCost(3_000 + KERNEL_GAP, 200, True)
     assert pair_cost(trace.meta, 1) == span_classes.PairCost(PAIR, span_classes.PAIR_SPREAD, False)
 
 
-@pytest.mark.parametrize("found", [None, 7, {"0": []}, {"0": {"cost_ns": "4"}}, {"0": {"cost_ns": 0, "spread_ns": 1}}])
+@pytest.mark.parametrize(
+    "found",
+    [None, 7, {"0": []}, *({"0": {**MEASURED, name: value}} for name, value in [
+        ("one_ns", "5000"), ("one_ns", 1 << 62), ("many_ns", None), ("many_ns", 0), ("many", 1), ("many", 0),
+        ("spread_ns", 5_000), ("one_ns", 100)])],
+)  # fmt: skip
 def test_a_damaged_cost_is_not_used(found):
     assert not pair_cost({"event_pair": found}, 0).measured
 

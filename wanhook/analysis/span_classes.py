@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 # All in ns. `python -m benchmarks.kineto_matrix` measures every one of them against Kineto.
 PAIR = 4_700  # busy-alone interval less kernel, where the recording did not measure it: 4.0 to 5.2 µs on H200
 PAIR_SPREAD = 800
+KERNEL_GAP = 1_000  # between two kernels in a row, which a memset's share of a long row holds and a pair does not
+LEAST_PAIR, MOST_PAIR, NOISY = 2_000, 12_000, 1_500  # beyond these a measurement was disturbed
 BUSY_BEGIN = 6_000  # from the begin event to the kernel, the stream being busy and the SMs free
 BUSY_END = 5_000  # from the kernel to the end event, which was in the queue behind it
 LAUNCH = 8_000  # from the host's launch to the kernel on an idle stream
@@ -52,12 +54,18 @@ class PairCost:
 
 
 def pair_cost(meta: dict, device: int) -> PairCost:
-    """The cost on a device, from the meta object's `event_pair`."""
+    """The cost on a device, from the pairs around memsets that the recorder timed (`event_pair` of the meta object).
+
+    `one_ns` holds the events and one kernel, `many_ns` those and `many` kernels with the gaps between them. What is
+    noisy or cannot be is not used.
+    """
     found = section(section(meta, "event_pair"), str(device))
-    cost, spread = whole(found.get("cost_ns")), whole(found.get("spread_ns"))
-    if cost is None or spread is None or not 0 < cost < 100_000:
-        return PairCost(PAIR, PAIR_SPREAD, False)
-    return PairCost(cost, min(spread, 100_000), True)
+    one, many, count, spread = (whole(found.get(name)) for name in ("one_ns", "many_ns", "many", "spread_ns"))
+    if None not in (one, many, count, spread) and count > 1 and many > one and spread <= NOISY:
+        cost = round(one - (many - one) / (count - 1)) + KERNEL_GAP
+        if LEAST_PAIR <= cost <= MOST_PAIR:
+            return PairCost(cost, spread, True)
+    return PairCost(PAIR, PAIR_SPREAD, False)
 
 
 def classify(trace: Trace) -> None:
