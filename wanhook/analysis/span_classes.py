@@ -91,6 +91,40 @@ def correction(trace: Trace) -> np.ndarray:
     return np.minimum(out, np.maximum(calls["gpu_end"] - calls["gpu_begin"], 0))
 
 
+@dataclass(frozen=True)
+class KernelBounds:
+    """Where in their stream intervals the kernels of some calls lie, ns.
+
+    `classes` counts the calls by class. A kernel begins at most `begin_slack` after its interval and ends at most
+    `end_slack` before it: medians and 95th percentiles. `alone_mean_ns` is the mean length of the busy-alone kernels:
+    their intervals less `pair_ns`, first calls left out; both None where there are none.
+    """
+
+    classes: dict[str, int]
+    begin_slack_p50_ns: float
+    begin_slack_p95_ns: float
+    end_slack_p50_ns: float
+    end_slack_p95_ns: float
+    alone_mean_ns: float | None
+    pair_ns: float | None
+
+
+def bounds_of(calls: np.ndarray) -> KernelBounds | None:
+    """Of calls with `span_class`, `begin_slack`, `end_slack`, `length`, `pair` (ns) and `first`; None of none."""
+    if not len(calls):
+        return None
+    counts = {kind.name.lower(): int((calls["span_class"] == kind).sum()) for kind in SpanClass}
+    slack = {name: np.percentile(calls[name], [50, 95]).tolist() for name in ("begin_slack", "end_slack")}
+    alone = calls[(calls["span_class"] == SpanClass.BUSY_ALONE) & ~calls["first"]]
+    return KernelBounds(
+        {name: count for name, count in counts.items() if count},
+        *slack["begin_slack"],
+        *slack["end_slack"],
+        alone_mean_ns=float((alone["length"] - alone["pair"]).mean()) if len(alone) else None,
+        pair_ns=float(alone["pair"].mean()) if len(alone) else None,
+    )
+
+
 def _classify_device(collectives: np.ndarray, own: np.ndarray, scopes: np.ndarray, clock: Clock, pair: int) -> None:
     calls = collectives[own]
     begin, end = calls["gpu_begin"], calls["gpu_end"]
