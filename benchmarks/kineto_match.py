@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wanhook.analysis.span_classes import classify, correction
+from wanhook.analysis.span_classes import classify, correction, pair_cost
 from wanhook.tracefile.format import SpanClass
 from wanhook.tracefile.model import Trace, load
 
@@ -114,7 +114,7 @@ def join(trace: Trace, kernels: Kernels, known: dict[str, int]) -> tuple[np.ndar
     number = role[calls["role"]]
     calls, less, number = calls[number >= 0], less[number >= 0], number[number >= 0]
     begin = trace.clock.to_realtime(np.where(calls["gpu_begin"] >= 0, calls["gpu_begin"], calls["begin"]))
-    nccl = kernels.named("ncclDevKernel")
+    nccl = kernels.named("nccl")
     rows, problems, shifts = [], [], []
     for session in np.unique(kernels.session).tolist():
         own = nccl[kernels.session[nccl] == session]
@@ -181,40 +181,51 @@ def _three(values: np.ndarray) -> list[float]:
 def analyse(folder: Path) -> dict:
     """All figures of a run: by case, by class, and the verdict."""
     known: dict[str, int] = {}
-    tables, problems, shifts = [], [], {}
+    tables, problems, shifts, pairs = [], [], {}, []
     for trace in load(folder).traces:
         rows, wrong, found = join(trace, Kernels.read(folder / f"kernels-rank{trace.rank}.npz"), known)
         tables.append(rows)
+        pairs += _pair_costs(trace)
         problems += [f"rank {trace.rank}: {what}" for what in wrong]
         shifts |= {(trace.rank, each["session"]): each for each in found}
     rows = np.concatenate([np.empty(0, ROWS), *tables])
     middle = {key: (each["least_ns"] + each["most_ns"]) / 2 for key, each in shifts.items()}
     shift = np.array([middle[key] for key in zip(rows["rank"].tolist(), rows["session"].tolist(), strict=True)])
-    cases = {role: Case.of(role) for role in known}
-    by_case = [
-        asdict(cases[role]) | figures(rows[own], shift[own])
-        for role, at in known.items()
-        if (own := rows["case"] == at).any()
+    clocks = [{"rank": rank, **each} for (rank, _), each in shifts.items()]
+    return {"clocks": clocks, "pairs": pairs, "problems": problems, **_judge(rows, shift, known)}
+
+
+def _pair_costs(trace: Trace) -> list[dict]:
+    timed = trace.meta.get("event_pair", {})
+    return [
+        {"rank": trace.rank, **asdict(pair_cost(trace.meta, device)), "timed": timed.get(str(device))}
+        for device in trace.clock.devices
     ]
-    untimed = [role for role, at in known.items() if not (rows["case"] == at).any()]
-    judged = np.isin(rows["case"], [at for role, at in known.items() if not cases[role].situation.startswith("unseen")])
+
+
+def _judge(rows: np.ndarray, shift: np.ndarray, known: dict[str, int]) -> dict:
+    """Figures of each case and of each class, and the verdict; "unseen" cases are shown and not judged."""
+    cases = {role: Case.of(role) for role in known}
+    inside = {role: rows["case"] == at for role, at in known.items()}
+    seen = ~np.isin(rows["case"], [at for role, at in known.items() if cases[role].situation.startswith("unseen")])
     by_class = {
         value.name.lower(): figures(rows[own], shift[own])
         for value in SpanClass
-        if (own := judged & (rows["span_class"] == value)).any()
+        if (own := seen & (rows["span_class"] == value)).any()
     }
-    clocks = [{"rank": rank, **each} for (rank, _), each in shifts.items()]
-    return {"clocks": clocks, "cases": by_case, "classes": by_class, "untimed": untimed, "problems": problems,
-            "verdict": verdict(by_class)}  # fmt: skip
+    return {
+        "cases": [asdict(cases[role]) | figures(rows[own], shift[own]) for role, own in inside.items() if own.any()],
+        "classes": by_class,
+        "untimed": [role for role, own in inside.items() if not own.any()],
+        "verdict": verdict(by_class),
+    }
 
 
 def verdict(by_class: dict[str, dict]) -> list[dict]:
-    """The criteria, each with what it came to."""
-    found = []
-    if "busy_alone" in by_class:
-        value = by_class["busy_alone"]["corrected_ns"]
-        found.append({"what": "busy-alone: median difference of duration after correction, ns", "value": value,
-                      "passed": abs(value) <= MOST})  # fmt: skip
+    """The criteria, each with what it came to; a run without busy-alone spans fails."""
+    value = by_class["busy_alone"]["corrected_ns"] if "busy_alone" in by_class else float("nan")
+    found = [{"what": "busy-alone: median difference of duration after correction, ns", "value": value,
+              "passed": abs(value) <= MOST}]  # fmt: skip
     for name, each in by_class.items():
         for edge in ("start", "end"):
             value = each[f"{edge}_inside"]

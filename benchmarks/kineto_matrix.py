@@ -42,8 +42,10 @@ def kineto_rows(profiler) -> list[tuple[str, int, int, int]]:
     return [
         (event.name(), event.device_resource_id(), event.start_ns(), event.start_ns() + event.duration_ns())
         for event in events
-        if event.device_type() == DeviceType.CUDA and event.duration_ns() > 0 and not event.is_user_annotation()
-    ]
+        if event.device_type() == DeviceType.CUDA and event.duration_ns() > 0
+        # Annotations cover kernels and are none.
+        and not event.is_user_annotation() and not event.name().startswith("nccl:")
+    ]  # fmt: skip
 
 
 class Sessions:
@@ -128,6 +130,9 @@ def text(found: dict) -> str:
     for each in found["clocks"]:
         low, high = each["least_ns"] / 1e3, each["most_ns"] / 1e3
         lines.append(f"rank {each['rank']} session {each['session']}: Kineto's clock - ours {low:.1f} to {high:.1f}")
+    for each in found["pairs"]:
+        source = f"measured, of {each['timed']}" if each["measured"] else f"assumed; timed {each['timed']}"
+        lines.append(f"rank {each['rank']}: an event pair costs {each['ns'] / 1e3:.2f}: {source}")
     lines += [f"not timed: {len(found['untimed'])} cases, e.g. {found['untimed'][:3]}"] if found["untimed"] else []
     lines += [f"PROBLEM {what}" for what in found["problems"]]
     for each in found["verdict"]:

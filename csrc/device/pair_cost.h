@@ -48,7 +48,7 @@ class PairCost {
   cudaError_t prepare() noexcept;
   cudaError_t enqueue() noexcept;
   cudaError_t enqueue_pair(const Pair& pair, int memsets) noexcept;
-  cudaError_t read(Pair Repetition::*pair, Figures* figures) const noexcept;
+  cudaError_t read(Pair Repetition::* pair, Figures* figures) const noexcept;
   cudaError_t take_results(int device) noexcept;
   void give_up() noexcept;
 

@@ -68,7 +68,7 @@ cudaError_t PairCost::enqueue() noexcept {
   return error;
 }
 
-cudaError_t PairCost::read(Pair Repetition::*pair, Figures* figures) const noexcept {
+cudaError_t PairCost::read(Pair Repetition::* pair, Figures* figures) const noexcept {
   int64_t lengths[kRepetitions];
   for (int number = 0; number < kRepetitions; ++number) {
     float milliseconds = 0;

@@ -17,7 +17,7 @@ US = 1_000
 
 @dataclass
 class Day:
-    """True times are ns of the tick counter from the start; `monotonic` and `gpu` map them (float64[n] to float64[n])."""
+    """True times are ns of the tick counter from the start; `monotonic` and `gpu` map them (float64[n] both)."""
 
     seconds: int
     monotonic: object

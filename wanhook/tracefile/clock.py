@@ -251,8 +251,8 @@ class Clock:
     def gpu_error(self, device: int, ns) -> np.ndarray:
         """By how much GPU times that were mapped to `ns` (int64[n], CLOCK_MONOTONIC) can be off (int64[n], ns).
 
-        Half the brackets in which the anchors nearby were seen, and what rates can change between them. 0 for an unknown
-        device.
+        Half the brackets in which the anchors nearby were seen, and what rates can change between them. 0 for a device
+        that is not known.
         """
         return self._gpu[device].error(ns) if device in self._gpu else np.zeros(len(ns), np.int64)
 

@@ -39,7 +39,8 @@ class Trace:
     - `scopes` (SCOPE, by begin): `path` indexes `paths`; `gpu_begin`/`gpu_end` is the stream interval; `open` scopes
       have no end; `first` marks the earliest scope of each path; `flags` are ScopeEndFlags. `scope_args[id]`: a dict.
     - `collectives` (COLLECTIVE, by begin): `completed` is the end of the work on host backends; `path` is that of
-      the scope, -1 without one; `failed` when the work ended in an error.
+      the scope, -1 without one; `failed` when the work ended in an error; `span_class` and the slacks are what the
+      recorder knew, and `analysis.span_classes` fills the rest.
     - `allocator_events` (ALLOCATOR_EVENT, by device and sequence): `completed` is the time of a folded completion.
     - `snapshots`, `memory_samples`, `allocator_samples`, `device_samples`, `recorder_samples`, `marks`, `drops`,
       `gates`, `anchors` (by time). `mark_args[row]`: a dict.
