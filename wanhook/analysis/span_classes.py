@@ -113,7 +113,8 @@ def bounds_of(calls: np.ndarray) -> KernelBounds | None:
     """Of calls with `span_class`, `begin_slack`, `end_slack`, `length`, `pair` (ns) and `first`; None of none."""
     if not len(calls):
         return None
-    counts = {kind.name.lower(): int((calls["span_class"] == kind).sum()) for kind in SpanClass}
+    counts = {kind.name.lower(): int((calls["span_class"] == kind).sum()) for kind in SpanClass if kind}
+    counts["unknown"] = len(calls) - sum(counts.values())  # classes of a damaged file among them
     slack = {name: np.percentile(calls[name], [50, 95]).tolist() for name in ("begin_slack", "end_slack")}
     alone = calls[(calls["span_class"] == SpanClass.BUSY_ALONE) & ~calls["first"]]
     return KernelBounds(
