@@ -43,4 +43,4 @@ def test_a_later_recording_has_them_too(first, tmp_path):
     with recorded(tmp_path) as recording:
         spin(200)
         time.sleep(0.2)
-    assert recording.trace.meta["event_pair"] == first.meta["event_pair"]
+    assert recording.trace.meta["event_pair"].keys() == first.meta["event_pair"].keys()
