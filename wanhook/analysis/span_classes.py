@@ -41,7 +41,7 @@ BUSY_END = 5_000  # from the kernel to the end event, which was in the queue beh
 LAUNCH = 8_000  # from the host's launch to the kernel on an idle stream
 FASTER = 0.9  # a call may take this part of the fastest one alike
 MAX_SLACK = (1 << 32) - 1
-WAITING_STREAMS = 64  # whose waits are taken out; a damaged file can claim any number
+MOST_STREAMS = 64  # whose scopes are joined and whose waits are taken out; a damaged file can claim any number
 
 
 @dataclass(frozen=True)
@@ -183,13 +183,12 @@ def _activity(calls: np.ndarray, scopes: np.ndarray) -> tuple[np.ndarray, np.nda
 def _at_work(scopes: np.ndarray, streams: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Stream, begin and end of the stretches in which a scope is on and its stream does not just wait."""
     waits = scopes["type"] == ScopeType.WAIT
-    waiting = np.unique(streams[waits])[:WAITING_STREAMS]
-    plain = ~waits & ~np.isin(streams, waiting)
-    parts = [(streams[plain], scopes["gpu_begin"][plain], scopes["gpu_end"][plain])]
-    for stream in waiting.tolist():
+    few = np.unique(streams)[:MOST_STREAMS]
+    rest = ~waits & ~np.isin(streams, few)
+    parts = [(streams[rest], scopes["gpu_begin"][rest], scopes["gpu_end"][rest])]
+    for stream in few.tolist():
         here = streams == stream
-        spans = [_spans(scopes[here & kind]) for kind in (~waits, waits)]
-        left = intervals.subtraction(*spans)
+        left = intervals.subtraction(_spans(scopes[here & ~waits]), _spans(scopes[here & waits]))
         parts.append((np.full(len(left), stream, np.int64), left[:, 0], left[:, 1]))
     return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
 
