@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "device/event_pool.h"
+#include "device/pair_cost.h"
 
 namespace wanhook {
 
@@ -65,6 +66,7 @@ class DeviceTimer {
   std::atomic<int> errors_in_a_row_{0};
   std::atomic<uint32_t> submitted_{0};  // index + 1, linked through EventPair::next
 
+  PairCost pair_cost_;
   cudaStream_t anchor_stream_ = nullptr;
   cudaEvent_t spare_reference_ = nullptr;
   Reference reference_;

@@ -203,12 +203,14 @@ bool DeviceTimer::resolve(const std::vector<Recording*>& recordings) noexcept {
   if (!recordings.empty() && recordings.back() != newest_) {
     newest_ = recordings.back();
     dense_anchors_left_ = kDenseAnchors;
+    pair_cost_.write(newest_);
   }
   if (now >= next_anchor_ || dense_anchors_left_ > 0) {
     if (write_anchor(recordings) && dense_anchors_left_ > 0) --dense_anchors_left_;
     next_anchor_ = now + kAnchorPeriod;
   }
   if (anchors_ == 0) return true;
+  if (dense_anchors_left_ == 0) pair_cost_.step(device_, recordings, now);
   pool_.refill(kReadyPairs);
   bool pending = false;
   for (auto& [stream, queue] : pending_) {

@@ -65,7 +65,7 @@ def test_text_of_one_rank(report_of):
 
 
 # Objects whose keys are data: ranks, names of facts, reasons.
-MAPS = {"occurrences", "calls_by_rank", "facts", "untimed_why", "figures"}
+MAPS = {"occurrences", "calls_by_rank", "facts", "untimed_why", "figures", "classes"}
 
 
 def shape(value, path="report", key=""):

@@ -13,6 +13,7 @@ from wanhook.analysis.bandwidth import bus_factor, operation, payload
 from wanhook.analysis.durations import Durations, summarise
 from wanhook.analysis.groups import GroupClass, GroupClasses
 from wanhook.analysis.ranks import RankTotal, rank_of, totals_by_rank
+from wanhook.analysis.span_classes import KernelBounds, bounds_of, classify, correction
 from wanhook.tracefile.format import CollectiveFlags
 
 if TYPE_CHECKING:
@@ -30,11 +31,12 @@ class CollectiveRow:
     """Calls of one op, role and group class, `op` being the name in use (all_to_all), `c10d_ops` those beneath it.
 
     `time` pools stream intervals on GPU ranks and host begin to completion on others (`clock`: "gpu", "host", "mixed",
-    None when no call was timed). `kernel` pools the kernel intervals of calls with kernels of their own, None where
-    there is none; `kernel_shared` counts the calls that share theirs with a coalesced group and are not in it.
-    `size_bytes` is the payload of a call as nccl-tests counts it, mean over all calls; `algbw_bytes_per_s` and
-    `busbw_bytes_per_s` are over the timed calls other than first ones; None without payload or time. `calls_by_rank`
-    counts all calls, `ranks` sums the timed ones.
+    None when no call was timed). `kernel_bounds` says where in their stream intervals the kernels lie; None where no
+    call has one. `kernel` pools the kernel intervals of calls with kernels of their own, None where there is none;
+    `kernel_shared` counts the calls that share theirs with a coalesced group and are not in it. `size_bytes` is the
+    payload of a call as nccl-tests counts it, mean over all calls; `algbw_bytes_per_s` and `busbw_bytes_per_s` are over
+    the timed calls other than first ones; None without payload or time. `calls_by_rank` counts all calls, `ranks` sums
+    the timed ones.
     """
 
     op: str
@@ -59,11 +61,13 @@ class CollectiveRow:
     coalesced: int
     untimed: int
     untimed_why: dict[str, int]
+    kernel_bounds: KernelBounds | None
 
 
 _COLUMNS = np.dtype(
     [("key", "i8"), ("rank", "i8"), ("length", "i8"), ("bytes_in", "i8"), ("bytes_out", "i8"), ("op", "i8"),
-     ("kernel", "i8"), ("flags", "u1"), ("gpu", "?"), ("first", "?"), ("shared", "?")]
+     ("kernel", "i8"), ("flags", "u1"), ("gpu", "?"), ("first", "?"), ("shared", "?"), ("span_class", "u1"),
+     ("begin_slack", "i8"), ("end_slack", "i8"), ("pair", "i8")]
 )  # fmt: skip
 _Key = tuple[str, str, GroupClass]
 
@@ -97,6 +101,7 @@ def collective_table(traces: Sequence[Trace]) -> list[CollectiveRow]:
 
 def _columns(trace: Trace, classes: GroupClasses, keys: dict[_Key, int], ops: dict[str, int]) -> np.ndarray:
     """One row a call. Op, role and group are 16 bits wide in the file."""
+    classify(trace)
     calls = trace.collectives
     out = np.zeros(len(calls), _COLUMNS)
     packed = (calls["op"].astype(np.int64) << 32) | (calls["role"].astype(np.int64) << 16) | calls["group"]
@@ -113,6 +118,9 @@ def _columns(trace: Trace, classes: GroupClasses, keys: dict[_Key, int], ops: di
     out["bytes_in"], out["bytes_out"], out["flags"] = calls["bytes_in"], calls["bytes_out"], calls["flags"]
     out["shared"] = calls["kernel_calls"] > 1
     out["kernel"] = np.where(calls["kernel_calls"] == 1, calls["kernel_end"] - calls["kernel_begin"], -1)
+    out["pair"] = correction(trace)
+    for name in ("span_class", "begin_slack", "end_slack"):
+        out[name] = calls[name]
     out["first"][np.unique(out["key"], return_index=True)[1]] = True
     return out
 
@@ -151,6 +159,7 @@ def _row(key: _Key, ops: list[str], table: np.ndarray) -> CollectiveRow:
         coalesced=int(((flags & CollectiveFlags.COALESCED) != 0).sum()),
         untimed=int((~timed).sum()),
         untimed_why=why,
+        kernel_bounds=bounds_of(table[timed & table["gpu"]]),
     )
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from wanhook.analysis.collectives import CollectiveRow
 from wanhook.analysis.groups import GroupClass
 from wanhook.analysis.ranks import mean_total
+from wanhook.analysis.span_classes import KernelBounds
 from wanhook.report.build import Report
 from wanhook.report.sheet import Sheet
-from wanhook.report.text import gb_per_s, mib, ms, ranks_named, span
+from wanhook.report.text import gb_per_s, mib, ms, percent, ranks_named, span, us
 
 COLUMNS = ["op and role", "calls\na rank", "MiB\na call", "total\na rank", "mean", "p50", "p95", "max", "first"]
 RATES = ["algbw\nGB/s", "busbw\nGB/s"]
+KERNEL_COLUMNS = [
+    "op and role", "busy,\nalone", "over-\nlapped", "\nidle", "not\nknown", "begin\nwithin", "\np95", "end\nwithin",
+    "\np95", "alone\nmean ms",
+]  # fmt: skip
 _CLOCKS = {
     "gpu": "GPU time (stream intervals, waits for other ranks included)",
     "host": "host time from call to completion",
@@ -55,6 +60,31 @@ def group_title(group: GroupClass) -> str:
 
 def _name(row: CollectiveRow) -> str:
     return f"{row.op} {row.role}".strip()
+
+
+def write_kernel_bounds(sheet: Sheet, report: Report) -> None:
+    """Where in their stream intervals the kernels lie, by row of the collective table."""
+    rows = [row for row in report.collectives if row.kernel_bounds]
+    if not rows:
+        return
+    sheet.heading(
+        "THEIR KERNELS", "share of calls by class; us from an interval's begin to its kernel's, and at the end"
+    )
+    sheet.table(KERNEL_COLUMNS, [_kernel_cells(_name(row), row.kernel_bounds) for row in rows], [""] * len(rows))
+    pairs = sorted({us(row.kernel_bounds.pair_ns) for row in rows if row.kernel_bounds.pair_ns is not None})
+    if pairs:
+        off = pairs[0] if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
+        sheet.line(f"Only the column at the right is corrected: busy and alone, the events cost {off} us.", "dim")
+
+
+def _kernel_cells(name: str, bounds: KernelBounds) -> list[str]:
+    calls = sum(bounds.classes.values())
+    shares = [
+        percent(bounds.classes.get(kind, 0) / calls, 0) for kind in ("busy_alone", "overlapped", "idle", "unknown")
+    ]
+    begin = [us(bounds.begin_slack_p50_ns), us(bounds.begin_slack_p95_ns)]
+    end = [us(bounds.end_slack_p50_ns), us(bounds.end_slack_p95_ns)]
+    return ["  " + name, *shares, *begin, *end, ms(bounds.alone_mean_ns)]
 
 
 def _cells(row: CollectiveRow) -> list[str]:

@@ -31,6 +31,11 @@ def ms(ns: float | None) -> str:
     return _bounded(ns / 1e6, 3 if size < 10 else 2 if size < 100 else 1 if size < 1e5 else 0)
 
 
+def us(ns: float | None) -> str:
+    """Microseconds with one decimal below 100: 4.7, 35.0, 2000."""
+    return NOTHING if ns is None else _bounded(ns / 1e3, 1 if abs(ns) < 1e5 else 0)
+
+
 def mib(size: float | None) -> str:
     """MiB with one decimal, three below 1 MiB so that small messages do not read as nothing."""
     if size is None:

@@ -17,9 +17,12 @@ SECOND = 1_000_000_000
 BLOCK = 1 << 16  # values mapped at a time, so that temporaries stay in the cache
 MAX_STEP = 1_000_000.0  # ns that an anchor may lie off the line of the others,
 MAX_DRIFT = 1e-3  # and how far two clocks' rates may differ; beyond both it is damaged
+DRIFT_CHANGE = 1e-7  # by how much two clocks' rates can differ from one knot to the next: 0.1 ppm
+SLEW_CHANGE = 5e-7  # by how much NTP is taken to change the rate of CLOCK_MONOTONIC between two host anchors
+UNKNOWN_DRIFT = 2e-6  # by how much the rates can differ where too little was seen to tell
 GPU_WINDOW = 30 * SECOND  # one smoothed knot each; a GPU's drift is steady over that time
 MAX_WINDOWS = 4096  # a damaged span must not cost time
-GPU_MIN_SPAN = 2 * SECOND  # below it brackets are too wide to tell a drift: the rates count as equal
+GPU_MIN_SPAN = 8 * SECOND  # below it brackets are too wide to tell a drift: the rates count as equal
 
 Note = Callable[[str, int], None]
 
@@ -45,6 +48,12 @@ class PiecewiseLinear:
         self.x, self.y = x, y
         self.slopes = np.concatenate([[before], np.diff(y) / np.diff(x), [after]])
         self._ceiling = np.append(y, LIMIT)  # rounding must not carry a value past the next knot
+
+    @property
+    def overall_slope(self) -> float:
+        """From the first knot to the last."""
+        x, y = self.x, self.y
+        return float((y[-1] - y[0]) / (x[-1] - x[0])) if len(x) > 1 else float(self.slopes[0])
 
     def __call__(self, values) -> np.ndarray:
         """Map an int64 or uint64 array; the result is int64 of the same length within [0, LIMIT]."""
@@ -79,13 +88,16 @@ def _median_slope(x: np.ndarray, y: np.ndarray, known: float) -> float:
     return float(np.median(dy[dx > 0] / dx[dx > 0])) if (dx > 0).sum() > 1 else known
 
 
-def _agreeing(x: np.ndarray, y: np.ndarray, slope: float, slack: np.ndarray) -> np.ndarray:
-    """Which points lie near the median line of that slope: within `slack` and what a clock can stray (bool[n])."""
+def _agreeing(x: np.ndarray, y: np.ndarray, slope: float, slack: np.ndarray, unit: float = 1.0) -> np.ndarray:
+    """Which points lie near the median line of that slope: within `slack` and what a clock can stray (bool[n]).
+
+    `unit` of y, in ns.
+    """
     if not len(x):
         return np.zeros(0, bool)
     along = (x - x[0]) * slope
     off = (y - y[0]) - along
-    return np.abs(off - np.median(off)) <= slack + MAX_STEP + MAX_DRIFT * np.abs(along - np.median(along))
+    return np.abs(off - np.median(off)) <= slack + MAX_STEP / unit + MAX_DRIFT * np.abs(along - np.median(along))
 
 
 def _increasing(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -129,35 +141,81 @@ def host_clock(header: dict, anchors: np.ndarray, note: Note) -> PiecewiseLinear
     return _through(x, y, period)
 
 
-def _smooth(x: np.ndarray, middle: np.ndarray, width: np.ndarray) -> PiecewiseLinear:
-    """The GPU's drift: one knot a window, at the centre of its tightest fifth of brackets."""
+def _smooth(x: np.ndarray, middle: np.ndarray, width: np.ndarray, slope: float) -> tuple[PiecewiseLinear, np.ndarray]:
+    """The GPU's drift: one knot a window, at the centre of its tightest fifth of brackets; `slope` serves a single one.
+
+    And how far each knot can lie off the truth (float64[knots], in y): half the widest of those brackets.
+    """
     span = int(x[-1] - x[0])
     windows = 1 if span < GPU_MIN_SPAN else min(max(2, span // GPU_WINDOW), MAX_WINDOWS, len(x))
-    knots = []
+    knots, errors = [], []
     for part in np.array_split(np.arange(len(x)), windows):
         tight = part[width[part] <= np.quantile(width[part], 0.2)]
         centre = [values[tight[0]] + _whole(np.mean(values[tight] - values[tight[0]])) for values in (x, middle)]
         knots.append(centre)
+        errors.append(width[tight].max() / 2 + 1)
     kx, ky = np.array(knots, np.int64).T
-    return _through(*_increasing(kx, ky), 1.0)
+    x, y = _increasing(kx, ky)
+    return _through(x, y, slope), np.array(errors)[np.isin(kx, x)]
 
 
-def gpu_clock(host: PiecewiseLinear, anchors: np.ndarray, note: Note) -> PiecewiseLinear | None:
+def _straying(knots: np.ndarray, errors: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """How far off the truth the line through `knots` (int64[k], GPU ns), each off by `errors` (float64[k], ns), can be
+    at the GPU times `at` (float64[n], ns)."""
+    after = np.searchsorted(knots, at)
+    before, after = np.clip(after - 1, 0, len(knots) - 1), np.clip(after, 0, len(knots) - 1)
+    bent = (knots[after] - knots[before]) * (DRIFT_CHANGE / 4)  # at most so far does a bent line leave its chord
+    outside = np.maximum(np.maximum(knots[0] - at, at - knots[-1]), 0)
+    rate = UNKNOWN_DRIFT
+    if len(knots) > 1:  # what the slope there can be off by, and what it can have changed since
+        rate = DRIFT_CHANGE + 2 * errors[[0, 1, -2, -1]].max() / np.diff(knots)[[0, -1]].min()
+    return np.maximum(errors[before], errors[after]) + bent + outside * rate
+
+
+class GpuClock:
+    """A device's GPU timeline -> ns, by way of ticks, and how far that can be off.
+
+    Ticks and GPU drift steadily against one another; CLOCK_MONOTONIC is slewed, which the many host anchors follow and
+    the few windows of the smooth drift could not. `anchors` (int64[n], GPU ns) can lie off the truth by `errors` (n).
+    """
+
+    def __init__(self, host: PiecewiseLinear, ticks: PiecewiseLinear, errors: np.ndarray):
+        self._host, self._ticks = host, ticks
+        self._at, self._errors = host(ticks.y), errors
+
+    def __call__(self, values) -> np.ndarray:
+        return self._host(self._ticks(values))
+
+    def error(self, ns) -> np.ndarray:
+        """ns (int64[n]) by which GPU times that were mapped to `ns` (int64[n]) can be off."""
+        at, ns = self._at, _bounded(ns)
+        after = np.searchsorted(at, ns)
+        before, after = np.clip(after - 1, 0, len(at) - 1), np.clip(after, 0, len(at) - 1)
+        outside = np.maximum(np.maximum(at[0] - ns, ns - at[-1]), 0)
+        slewed = (at[after] - at[before]) * (SLEW_CHANGE / 4)
+        return _whole(np.maximum(self._errors[before], self._errors[after]) + slewed + outside * UNKNOWN_DRIFT)
+
+
+def gpu_clock(host: PiecewiseLinear, anchors: np.ndarray, note: Note) -> GpuClock | None:
     """One device's GPU timeline -> ns, from its GPU anchors; None when there is no good one.
 
     A smooth drift is laid through the tightest brackets; at an anchor whose bracket does not hold it, the map is
     drawn to that bracket's edge. So the map meets every good bracket.
     """
-    before, after, x = _brackets(anchors, ClockFlags.GPU, "gpu")
-    low, high = host(before), host(after)
-    good = _agreeing(x, low + (high - low) // 2, 1.0, (high - low) // 2)
+    low, high, x = _brackets(anchors, ClockFlags.GPU, "gpu")
+    period = host.overall_slope
+    good = _agreeing(x, low + (high - low) // 2, 1 / period, (high - low) // 2, period)
     _note_left_out(anchors, ClockFlags.GPU, int(good.sum()), note)
     if not good.any():
         return None
     x, low, high = x[good], low[good], high[good]
-    smooth = _smooth(x, low + (high - low) // 2, high - low)
-    x, y = _increasing(x, np.clip(smooth(x), low, high))
-    return PiecewiseLinear(x, y, smooth.slopes[0], smooth.slopes[-1])
+    smooth, wide = _smooth(x, low + (high - low) // 2, high - low, 1 / period)
+    drawn = np.clip(smooth(x), low, high)
+    # Where the smooth line misses a bracket, the truth is anywhere in that bracket.
+    errors = _straying(smooth.x, wide * period, x.astype(float))
+    errors = np.where(drawn == smooth(x), errors, np.maximum(errors, (high - low) * period))
+    kept, y = _increasing(x, drawn)
+    return GpuClock(host, PiecewiseLinear(kept, y, smooth.slopes[0], smooth.slopes[-1]), errors[np.isin(x, kept)])
 
 
 class Clock:
@@ -189,6 +247,14 @@ class Clock:
         if device not in self._gpu:
             return np.full(len(times), -1, np.int64)
         return self._gpu[device](times)
+
+    def gpu_error(self, device: int, ns) -> np.ndarray:
+        """By how much GPU times that were mapped to `ns` (int64[n], CLOCK_MONOTONIC) can be off (int64[n], ns).
+
+        Half the brackets in which the anchors nearby were seen, and what rates can change between them. 0 for a device
+        that is not known.
+        """
+        return self._gpu[device].error(ns) if device in self._gpu else np.zeros(len(ns), np.int64)
 
     def to_realtime(self, ns):
         """CLOCK_MONOTONIC ns -> ns since the Unix epoch, by the offsets seen at the host anchors; -1 stays -1.

@@ -1,0 +1,215 @@
+"""Where inside its stream interval a collective's kernel ran: a class, and bounds for its start and end.
+
+An event pair tells when the stream got to the call and when the call's work was done. The kernel between starts later,
+because of the events themselves, because the host had not launched it yet, or because all SMs were taken. Which of them
+can have been is decided here from what the trace holds; nothing of it is in the file:
+
+- *idle*: the GPU reached the begin event before the host's call was over, so the kernel may not have been launched yet.
+  It started no later than the launch latency after the return of the call.
+- *overlapped*: another stream of the device was, or may have been, at work: a collective or a scope on it lies across
+  this interval, its wait scopes taken out; or the call is asynchronous, so that its caller's stream went on. The kernel
+  can have waited for SMs until it had just time to run: as long as the fastest busy-alone call alike.
+- *busy-alone*: neither. The two events cost a constant.
+- *unknown*: the call ran on a stream that no scope is about, beside streams of which nothing is known.
+
+What is both idle and overlapped is called overlapped, and has the wider of both bounds. "Alone" means that nothing ran
+that wanhook recorded: work on a stream without scopes and collectives is not seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wanhook.analysis import intervals
+from wanhook.tracefile.clock import Clock
+from wanhook.tracefile.format import CollectiveFlags, ScopeType, SpanClass
+from wanhook.tracefile.names import section, whole
+
+if TYPE_CHECKING:
+    from wanhook.tracefile.model import Trace
+
+# All in ns. `python -m benchmarks.kineto_matrix` measures every one of them against Kineto.
+PAIR = 4_700  # busy-alone interval less kernel, where the recording did not measure it: 4.0 to 5.2 µs on H200
+PAIR_SPREAD = 800
+KERNEL_GAP = 1_000  # between two kernels in a row, which a memset's share of a long row holds and a pair does not
+LEAST_PAIR, MOST_PAIR, NOISY = 2_000, 12_000, 1_500  # beyond these a measurement was disturbed
+BUSY_BEGIN = 6_000  # from the begin event to the kernel, the stream being busy and the SMs free
+BUSY_END = 5_000  # from the kernel to the end event, which was in the queue behind it
+LAUNCH = 8_000  # from the host's launch to the kernel on an idle stream
+FASTER = 0.9  # a call may take this part of the fastest one alike
+MAX_SLACK = (1 << 32) - 1
+MOST_STREAMS = 64  # whose scopes are joined and whose waits are taken out; a damaged file can claim any number
+
+
+@dataclass(frozen=True)
+class PairCost:
+    """What two events around a busy-alone kernel add to it, ns; `measured` on this machine, else the constants here."""
+
+    ns: int
+    spread: int
+    measured: bool
+
+
+def pair_cost(meta: dict, device: int) -> PairCost:
+    """The cost on a device, from the pairs around memsets that the recorder timed (`event_pair` of the meta object).
+
+    `one_ns` holds the events and one kernel, `many_ns` those and `many` kernels with the gaps between them. What is
+    noisy or cannot be is not used.
+    """
+    found = section(section(meta, "event_pair"), str(device))
+    one, many, count, spread = (whole(found.get(name)) for name in ("one_ns", "many_ns", "many", "spread_ns"))
+    if None not in (one, many, count, spread) and count > 1 and many > one and spread <= NOISY:
+        cost = round(one - (many - one) / (count - 1)) + KERNEL_GAP
+        if LEAST_PAIR <= cost <= MOST_PAIR:
+            return PairCost(cost, spread, True)
+    return PairCost(PAIR, PAIR_SPREAD, False)
+
+
+def classify(trace: Trace) -> None:
+    """Fill `span_class`, `begin_slack` and `end_slack` (ns) of the trace's collectives that have a stream interval and
+    neither class nor bounds of the recorder's own. A second call changes nothing."""
+    calls, scopes = trace.collectives, trace.scopes
+    open_ = (calls["gpu_begin"] >= 0) & (calls["gpu_end"] >= calls["gpu_begin"]) & (calls["span_class"] == 0)
+    open_ &= (calls["begin_slack"] == 0) & (calls["end_slack"] == 0)
+    for device in np.unique(calls["device"][open_]).tolist():
+        own = np.flatnonzero(open_ & (calls["device"] == device))
+        cost = pair_cost(trace.meta, device).ns
+        _classify_device(calls, own, scopes[scopes["device"] == device], trace.clock, cost)
+
+
+def correction(trace: Trace) -> np.ndarray:
+    """What to take off the interval of each collective to have its kernel's length (int64[n], ns): the cost of the
+    event pair where the class is busy-alone, else 0. `classify` goes first."""
+    calls = trace.collectives
+    out = np.zeros(len(calls), np.int64)
+    alone = (calls["span_class"] == SpanClass.BUSY_ALONE) & (calls["gpu_begin"] >= 0)
+    for device in np.unique(calls["device"][alone]).tolist():
+        out[alone & (calls["device"] == device)] = pair_cost(trace.meta, device).ns
+    return np.minimum(out, np.maximum(calls["gpu_end"] - calls["gpu_begin"], 0))
+
+
+@dataclass(frozen=True)
+class KernelBounds:
+    """Where in their stream intervals the kernels of some calls lie, ns.
+
+    `classes` counts the calls by class. A kernel begins at most `begin_slack` after its interval and ends at most
+    `end_slack` before it: medians and 95th percentiles. `alone_mean_ns` is the mean length of the busy-alone kernels:
+    their intervals less `pair_ns`, first calls left out; both None where there are none.
+    """
+
+    classes: dict[str, int]
+    begin_slack_p50_ns: float
+    begin_slack_p95_ns: float
+    end_slack_p50_ns: float
+    end_slack_p95_ns: float
+    alone_mean_ns: float | None
+    pair_ns: float | None
+
+
+def bounds_of(calls: np.ndarray) -> KernelBounds | None:
+    """Of calls with `span_class`, `begin_slack`, `end_slack`, `length`, `pair` (ns) and `first`; None of none."""
+    if not len(calls):
+        return None
+    counts = {kind.name.lower(): int((calls["span_class"] == kind).sum()) for kind in SpanClass if kind}
+    counts["unknown"] = len(calls) - sum(counts.values())  # classes of a damaged file among them
+    slack = {name: np.percentile(calls[name], [50, 95]).tolist() for name in ("begin_slack", "end_slack")}
+    alone = calls[(calls["span_class"] == SpanClass.BUSY_ALONE) & ~calls["first"]]
+    return KernelBounds(
+        {name: count for name, count in counts.items() if count},
+        *slack["begin_slack"],
+        *slack["end_slack"],
+        alone_mean_ns=float((alone["length"] - alone["pair"]).mean()) if len(alone) else None,
+        pair_ns=float(alone["pair"].mean()) if len(alone) else None,
+    )
+
+
+def _classify_device(collectives: np.ndarray, own: np.ndarray, scopes: np.ndarray, clock: Clock, pair: int) -> None:
+    calls = collectives[own]
+    begin, end = calls["gpu_begin"], calls["gpu_end"]
+    # A call that never returned has launched who knows when: its kernel is bounded by the interval alone.
+    returned = np.where(calls["returned"] >= 0, calls["returned"], end)
+    unsure = clock.gpu_error(int(calls["device"][0]), begin)
+    launched = returned + unsure
+    beside, known = _activity(calls, scopes)
+    idle = begin < launched
+    classes = np.select(
+        [beside, ~known, idle], [SpanClass.OVERLAPPED, SpanClass.UNKNOWN, SpanClass.IDLE], SpanClass.BUSY_ALONE
+    )
+    length = end - begin
+    crowded = beside | ~known
+    shortest = _shortest_alike(calls, np.where(classes == SpanClass.BUSY_ALONE, length - pair, -1))
+    late = np.where(idle, launched + LAUNCH - begin, BUSY_BEGIN)
+    late = np.where(crowded, np.maximum(late, length - shortest), late)
+    # An end event that was reached as soon as it was recorded came after the kernel by some unknown time.
+    early = np.where(end < launched + LAUNCH, length, BUSY_END)
+    collectives["span_class"][own] = classes
+    collectives["begin_slack"][own] = np.clip(late, 0, np.minimum(length, MAX_SLACK))
+    collectives["end_slack"][own] = np.clip(early, 0, np.minimum(length, MAX_SLACK))
+
+
+def _shortest_alike(calls: np.ndarray, kernels: np.ndarray) -> np.ndarray:
+    """Least time (int64[n], ns) that a kernel of the same op, group and size can take: the fastest of `kernels`, -1
+    where there is none, less a margin. 0 where none is alike."""
+    alike = np.stack([calls[name].astype(np.int64) for name in ("op", "group", "bytes_in", "bytes_out", "peer")])
+    kinds, kind = np.unique(alike, axis=1, return_inverse=True)
+    fastest = np.full(kinds.shape[1], np.iinfo(np.int64).max)
+    measured = kernels >= 0
+    np.minimum.at(fastest, kind.ravel()[measured], kernels[measured])
+    fastest = np.where(fastest == np.iinfo(np.int64).max, 0, fastest * FASTER)
+    return np.rint(fastest[kind.ravel()]).astype(np.int64)
+
+
+def _activity(calls: np.ndarray, scopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(whether another stream was or may have been at work during each call, whether that can be told): bool[n]."""
+    own = calls["stream"].astype(np.int64)
+    asynchronous = (calls["flags"] & CollectiveFlags.ASYNC) != 0
+    timed = scopes[(scopes["gpu_begin"] >= 0) & (scopes["gpu_end"] > scopes["gpu_begin"])]
+    scoped = timed["stream"].astype(np.int64)
+    known = asynchronous | (own == 0) | np.isin(own, scoped[timed["type"] != ScopeType.WAIT])
+    # The backend's own stream: one a group, whose number no stream of the caller's has.
+    own = np.where(asynchronous, -1 - calls["group"].astype(np.int64), own)
+    streams, begin, end = _at_work(timed, scoped)
+    streams = np.concatenate([streams, own])
+    begin, end = np.concatenate([begin, calls["gpu_begin"]]), np.concatenate([end, calls["gpu_end"]])
+    lasting = end > begin
+    across = _crossing(streams[lasting], begin[lasting], end[lasting], own, calls["gpu_begin"], calls["gpu_end"])
+    beside = asynchronous | across
+    return beside, known | beside
+
+
+def _at_work(scopes: np.ndarray, streams: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Stream, begin and end of the stretches in which a scope is on and its stream does not just wait."""
+    waits = scopes["type"] == ScopeType.WAIT
+    few = np.unique(streams)[:MOST_STREAMS]
+    rest = ~waits & ~np.isin(streams, few)
+    parts = [(streams[rest], scopes["gpu_begin"][rest], scopes["gpu_end"][rest])]
+    for stream in few.tolist():
+        here = streams == stream
+        left = intervals.subtraction(_spans(scopes[here & ~waits]), _spans(scopes[here & waits]))
+        parts.append((np.full(len(left), stream, np.int64), left[:, 0], left[:, 1]))
+    return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
+
+
+def _spans(scopes: np.ndarray) -> np.ndarray:
+    return intervals.of(scopes["gpu_begin"], scopes["gpu_end"])
+
+
+def _crossing(streams, begin, end, own, first, last) -> np.ndarray:
+    """Which of the intervals first..last on streams `own` share time with one of begin..end on another stream."""
+    numbers, at = np.unique(np.concatenate([streams, own]), return_inverse=True)
+    if len(numbers) < 2:
+        return np.zeros(len(own), bool)
+    moments, rank = np.unique(np.concatenate([begin, end, first, last]), return_inverse=True)
+    begin, end, first, last = np.split(rank, np.cumsum([len(begin), len(end), len(first)]))
+    streams, own = at[: len(streams)] * len(moments), at[len(streams) :] * len(moments)
+
+    def crossings(begins, ends, first, last) -> np.ndarray:
+        # As many have begun before the last moment and not ended before the first one.
+        return np.searchsorted(np.sort(begins), last, "left") - np.searchsorted(np.sort(ends), first, "right")
+
+    # A stream's number above the moment's keeps each stream's moments together: one sort serves all streams.
+    inside = crossings(streams + begin, streams + end, own + first, own + last)
+    return crossings(begin, end, first, last) > inside
