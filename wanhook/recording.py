@@ -15,7 +15,7 @@ from wanhook import attach, metadata, run_directory, settings, spool
 from wanhook._native import load as load_native
 from wanhook.decorators import decorate
 from wanhook.errors import WanhookError
-from wanhook.integrations import coalescing, dynamo
+from wanhook.integrations import coalescing, dynamo, fsdp
 
 _C = load_native()
 
@@ -274,4 +274,5 @@ _C.set_outermost_hooks(_begin_outermost, _end_outermost, decorate)
 attach.attach()
 coalescing.install()
 dynamo.install()
+fsdp.install()
 atexit.register(_at_exit)
