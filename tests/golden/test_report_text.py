@@ -30,6 +30,7 @@ RUNS = {
     "two_cpus": made_wan.save_two_cpus,
     "crashed": made_wan.save_crashed,
     "nothing": save_nothing,
+    "sharded": made_wan.save_sharded,
 }
 
 
@@ -64,7 +65,7 @@ def test_text_of_one_rank(report_of):
 
 
 # Objects whose keys are data: ranks, names of facts, reasons.
-MAPS = {"occurrences", "calls_by_rank", "facts", "untimed_why", "figures"}
+MAPS = {"occurrences", "calls_by_rank", "facts", "untimed_why", "figures", "waited_for"}
 
 
 def shape(value, path="report", key=""):

@@ -8,7 +8,6 @@ import pytest
 
 import wanhook
 from programs import run_program, run_two_at_a_time
-from recorded import recorded
 from wanhook import attach
 from wanhook.integrations import fsdp
 from wanhook.tracefile.format import ScopeLevel, ScopeType
@@ -107,8 +106,9 @@ def held() -> dict[str, object]:
         if point.owner:
             found[str(point)] = vars(getattr(sys.modules[point.module], point.owner))[point.name]
             continue
-        modules = [(name, module) for name, module in sys.modules.items() if name.startswith("torch.distributed.fsdp")]
-        found |= {f"{name}.{point.name}": vars(module)[point.name] for name, module in modules if point.name in vars(module)}
+        for name, module in sys.modules.items():
+            if name.startswith("torch.distributed.fsdp") and point.name in vars(module):
+                found[f"{name}.{point.name}"] = vars(module)[point.name]
     return found
 
 

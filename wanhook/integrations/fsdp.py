@@ -155,7 +155,8 @@ def _has_handle(args: tuple) -> bool:
 def _unshards_in_backward(args: tuple) -> bool:
     """_pre_backward_hook(state, module, handle, grad): it runs for each output of a unit, and waits at the first."""
     handle = args[2] if len(args) > 2 else None
-    return getattr(handle, "_needs_pre_backward_unshard", False) and not getattr(handle, "_ran_pre_backward_hook", False)
+    ran = getattr(handle, "_ran_pre_backward_hook", False)
+    return not ran and getattr(handle, "_needs_pre_backward_unshard", False)
 
 
 def _is_sharded(args: tuple) -> bool:

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wanhook.analysis.collectives import CollectiveRow, collective_table
-from wanhook.analysis.findings import Finding, look_at
+from wanhook.analysis.exposed_table import Exposure, exposure
+from wanhook.analysis.findings import Finding, look_at, repeated_stage
 from wanhook.analysis.health import FileHealth, file_health
 from wanhook.analysis.memory import DeviceMemory, memory_of
+from wanhook.analysis.overlaps import Overlap, overlaps
 from wanhook.analysis.run_facts import RunFacts, file_name, run_facts
 from wanhook.analysis.scopes import ScopeRow, scope_table
+from wanhook.analysis.waits import WaitRow, wait_table
 
 if TYPE_CHECKING:
     from wanhook.tracefile.model import Run
@@ -42,6 +45,9 @@ class Report:
     health: list[FileHealth]
     scopes: list[ScopeRow]
     collectives: list[CollectiveRow]
+    exposure: Exposure
+    waits: list[WaitRow]
+    overlaps: list[Overlap]
     memory: list[DeviceMemory]
     look_at: list[Finding]
 
@@ -53,6 +59,8 @@ def build(run: Run, rank: int | None = None) -> Report:
         raise KeyError(rank)
     facts = run_facts(run)
     scopes, memory, health = scope_table(traces), memory_of(traces), file_health(traces)
+    step = repeated_stage(scopes)
+    exposed = exposure(traces, step.path if step else None)
     return Report(
         schema=SCHEMA,
         path=file_name(run.path),
@@ -62,8 +70,11 @@ def build(run: Run, rank: int | None = None) -> Report:
         health=health,
         scopes=scopes,
         collectives=collective_table(traces),
+        exposure=exposed,
+        waits=wait_table(traces),
+        overlaps=overlaps(traces),
         memory=memory,
-        look_at=look_at(traces, scopes, memory),
+        look_at=look_at(traces, scopes, memory, exposed),
     )
 
 

@@ -9,6 +9,7 @@ from wanhook.analysis.last_moments import LastCollective, LastMoments
 from wanhook.analysis.run_facts import Fact, RunFacts
 from wanhook.report.build import Problem, Report
 from wanhook.report.collective_section import group_title, write_collectives
+from wanhook.report.exposure_section import write_exposure
 from wanhook.report.memory_section import write_memory
 from wanhook.report.scope_section import write_scopes
 from wanhook.report.sheet import Sheet
@@ -26,6 +27,7 @@ def render(report: Report, *, width: int = 100, colour: bool = False, show_all: 
     _write_health(sheet, report, show_all)
     write_scopes(sheet, report, show_all)
     write_collectives(sheet, report)
+    write_exposure(sheet, report)
     write_memory(sheet, report, show_all)
     _write_notes(sheet, report.run)
     if report.look_at:
