@@ -13,7 +13,11 @@ from wanhook.report.text import ms, percent, span
 
 COLUMNS = ["op and role", "calls\na rank", "total\na rank", "exposed\na rank", "share"]
 STEP_COLUMNS = ["total\na step", "exposed\na step", "of the\nstep"]
-_CLOCKS = {"gpu": "GPU time (stream intervals)", "host": "host time (no GPU)", "mixed": "GPU time, or host time"}
+_CLOCKS = {
+    "gpu": "GPU time (stream intervals), ms; the compute stream stands still for it",
+    "host": "host time (no GPU), ms; the host waits in the call",
+    "mixed": "GPU time, or host time, ms; the compute stream stands still for it",
+}
 
 
 def write_exposure(sheet: Sheet, report: Report) -> None:
@@ -22,8 +26,7 @@ def write_exposure(sheet: Sheet, report: Report) -> None:
     if not rows:
         return
     clocks = {row.clock for row in rows}
-    clock = _CLOCKS[clocks.pop() if len(clocks) == 1 else "mixed"]
-    sheet.heading("EXPOSED COMMUNICATION", f"{clock}, ms; the compute stream stands still for it")
+    sheet.heading("EXPOSED COMMUNICATION", _CLOCKS[clocks.pop() if len(clocks) == 1 else "mixed"])
     steps = report.exposure.step_ns is not None
     several = len({row.group for row in rows}) > 1
     cells = [_cells(row, several, steps) for row in rows]
