@@ -19,6 +19,7 @@
 #include "hooks/memory_hook.h"
 #include "python/role_type.h"
 #include "python/scope_types.h"
+#include "python/wait_functions.h"
 #include "python/watermark.h"
 
 namespace py = pybind11;
@@ -108,6 +109,7 @@ std::vector<std::string> leftovers() {
   std::vector<std::string> found;
   if (Recorder::current() != nullptr) found.emplace_back("a recording is running");
   if (thread_state.scope != 0) found.emplace_back("a scope is open on this thread");
+  if (wait_is_open()) found.emplace_back("a wait is open on this thread");
   if (thread_state.role != 0) found.emplace_back("a role is set on this thread");
   if (thread_state.coalesced != 0) found.emplace_back("a coalesced group is open on this thread");
   return found;
@@ -124,7 +126,9 @@ uint32_t set_coalesced(uint32_t number) {
 
 PYBIND11_MODULE(_C, module) {
   using namespace wanhook;
-  if (!add_scope_types(module.ptr()) || !add_role_type(module.ptr())) throw py::error_already_set();
+  if (!add_scope_types(module.ptr()) || !add_role_type(module.ptr()) || !add_wait_functions(module.ptr())) {
+    throw py::error_already_set();
+  }
   const py::call_guard<py::gil_scoped_release> without_gil;
   module.attr("torch_built") = WANHOOK_TORCH_BUILT;
 #ifdef WANHOOK_CUDA

@@ -157,6 +157,29 @@ def save_crashed(directory: Path) -> Path:
     return directory
 
 
+def save_sharded(directory: Path) -> Path:
+    """Two ranks, three steps of 20 ms of two units: an all_gather of 5 ms, for whose last 2 the compute stream waits,
+    the host 1 ms late behind it; 3 ms of all_to_all during the next unit's all_gather, which is hidden; and an
+    all_reduce on a stream for which no wait is recorded."""
+    for rank in range(2):
+        builder = TraceBuilder(rank=rank, world_size=2, device_index=rank)
+        builder.group("0", (0, 1), rank=rank, description="default_pg")
+        gather = {"role": "fsdp", "stream": GATHER_STREAM, "bytes_in": 32 * MIB, "bytes_out": 64 * MIB}
+        for at in range(0, 60 * MS, 20 * MS):
+            step = builder.scope("denoise_step", at, at + 20 * MS, gpu=(at, at + 20 * MS))
+            builder.collective("_allgather_base_", at, gpu=(at + MS, at + 6 * MS), scope=step, **gather)
+            builder.scope("fsdp wait", at + MS, at + 2 * MS, gpu=(at + 4 * MS, at + 7 * MS), parent=step, level="op",
+                          type="wait")  # fmt: skip
+            builder.collective("_allgather_base_", at, gpu=(at + 7 * MS, at + 12 * MS), scope=step, **gather)
+            own, side = {"scope": step, "bytes_in": 8 * MIB}, {"scope": step, "bytes_in": MIB, "stream": 11}
+            builder.collective("alltoall_", at, gpu=(at + 8 * MS, at + 11 * MS), role="qkv", **own)
+            builder.collective("allreduce_", at, gpu=(at + 15 * MS, at + 16 * MS), **side)
+        builder.scope("fsdp wait", 59 * MS, 60 * MS, level="op", type="wait")
+        builder.end(61 * MS)
+        builder.save(directory / f"rank{rank:05d}-{rank}-0.wanhook")
+    return directory
+
+
 class DeadProcesses:
     """A machine on which the processes of `made-host` ran and run no more."""
 

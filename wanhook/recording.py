@@ -15,7 +15,7 @@ from wanhook import attach, metadata, run_directory, settings, spool, watermark
 from wanhook._native import load as load_native
 from wanhook.decorators import decorate
 from wanhook.errors import WanhookError
-from wanhook.integrations import coalescing, dynamo, kernel_window
+from wanhook.integrations import coalescing, dynamo, fsdp, kernel_window
 
 _C = load_native()
 
@@ -294,4 +294,5 @@ _C.set_outermost_hooks(_begin_outermost, _end_outermost, decorate)
 attach.attach()
 coalescing.install()
 dynamo.install()
+fsdp.install()
 atexit.register(_at_exit)

@@ -31,6 +31,7 @@ RUNS = {
     "crashed": made_wan.save_crashed,
     "nothing": save_nothing,
     "kernels": made_wan.save_kernels,
+    "sharded": made_wan.save_sharded,
 }
 
 
@@ -65,7 +66,7 @@ def test_text_of_one_rank(report_of):
 
 
 # Objects whose keys are data: ranks, names of facts, reasons.
-MAPS = {"occurrences", "calls_by_rank", "facts", "untimed_why", "figures", "classes"}
+MAPS = {"occurrences", "calls_by_rank", "facts", "untimed_why", "figures", "classes", "waited_for"}
 
 
 def shape(value, path="report", key=""):

@@ -42,9 +42,8 @@ def fuzzed(folder, settings: str, *, operations: int = OPERATIONS, seed: int = 1
 def replayed(trace, device: int, maps_at: list[int]):
     """The replay of one device from its state at the start, and at resume where there was a pause; the positions of
     these states."""
-    from wanhook.analysis.allocator_settings import settings_of
-
     from wanhook import _replay
+    from wanhook.analysis.allocator_settings import settings_of
 
     settings = settings_of(trace)
     assert isinstance(settings, _replay.Settings), settings

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wanhook.analysis.collective_shares import ALL, OWN, CollectiveShare, collective_shares
+from wanhook.analysis.exposed_table import ExposedRow, Exposure
 from wanhook.analysis.memory import DeviceMemory
 from wanhook.analysis.ranks import RANKS_DIFFER, largest, mean_total
 from wanhook.analysis.scopes import ScopeRow
@@ -17,24 +18,32 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 # What is below these is not worth a sentence: share of a stage, first occurrence by mean, gap by reserved bytes.
 _SHARE, _WARM_UP, _GAP = 0.01, 1.5, 0.05
+_TRY_FSDP = (
+    "To try: fetch the next unit during this one's compute (FSDP1: forward_prefetch=True, limit_all_gathers=False; "
+    "FSDP2: set_modules_to_forward_prefetch), wrap bigger units, or keep units gathered where memory allows (FSDP1: "
+    "SHARD_GRAD_OP; FSDP2: reshard_after_forward=False)."
+)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`kind` is one of "stage", "warm-up", "collectives", "ranks", "gap"; `figures` are those in the text, in the units
-    that their names say."""
+    """`kind` is one of "stage", "warm-up", "collectives", "exposed", "ranks", "gap"; `figures` are those in the text,
+    in the units that their names say."""
 
     kind: str
     text: str
     figures: dict[str, float | int | str]
 
 
-def look_at(traces: Sequence[Trace], scopes: list[ScopeRow], memory: list[DeviceMemory]) -> list[Finding]:
+def look_at(
+    traces: Sequence[Trace], scopes: list[ScopeRow], memory: list[DeviceMemory], exposure: Exposure | None = None
+) -> list[Finding]:
     """Findings in the order of the questions that users ask: where the time goes, communication, ranks, memory."""
     step = repeated_stage(scopes)
     shares = collective_shares(traces, step.path) if step else []
     rank = _largest_rank(traces, scopes)
-    found = [_largest_stage(scopes), _warm_up(step), *_filled(step, shares), rank, _gap(memory)]
+    exposed = _exposed(exposure) if exposure else []
+    found = [_largest_stage(scopes), _warm_up(step), *_filled(step, shares), *exposed, rank, _gap(memory)]
     return [finding for finding in found if finding]
 
 
@@ -86,6 +95,26 @@ def _filled(step: ScopeRow | None, shares: list[CollectiveShare]) -> list[Findin
         figures = {"path": step.path, "where": whole.where, "share": whole.share}
         found.append(Finding("collectives", text, figures | {f"share of {part.name}": part.share for part in parts}))
     return found
+
+
+def _exposed(exposure: Exposure) -> list[Finding]:
+    """What the step waits for although it runs beside it. Of collectives on the compute stream _filled speaks."""
+    side = [row for row in exposure.rows if row.compute_stream < row.timed]
+    found = [row for row in side if row.step_share is not None and row.step_share >= _SHARE and row.step_total_ns]
+    return [_of_exposed(exposure, row) for row in sorted(found, key=lambda row: -row.step_share)]
+
+
+def _of_exposed(exposure: Exposure, row: ExposedRow) -> Finding:
+    part = row.step_exposed_ns / row.step_total_ns
+    text = (
+        f"{row.step_share:.1%} of {exposure.step} is exposed {row.name}: {row.step_exposed_ns / 1e6:.1f} of "
+        f"{exposure.step_ns / 1e6:.1f} ms, {part:.0%} of the time that it takes."
+    )
+    if row.role == "fsdp" and row.op == "all_gather":
+        text += " " + _TRY_FSDP
+    figures = {"path": exposure.step, "op": row.op, "role": row.role, "share": row.step_share}
+    figures |= {"exposed_ns": row.step_exposed_ns, "total_ns": row.step_total_ns, "step_ns": exposure.step_ns}
+    return Finding("exposed", text, figures)
 
 
 def _largest_rank(traces: Sequence[Trace], scopes: list[ScopeRow]) -> Finding | None:

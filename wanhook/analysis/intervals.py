@@ -43,6 +43,20 @@ def coverage(*sets: np.ndarray) -> int:
     return int((spans[:, 1] - spans[:, 0]).sum())
 
 
+def overlap(begin: np.ndarray, end: np.ndarray, spans: np.ndarray) -> np.ndarray:
+    """How long (ns, int64[n]) each interval begin[i]..end[i] lies in the set; 0 for an empty one."""
+    spans = union(spans)
+    covered = np.r_[0, np.cumsum(spans[:, 1] - spans[:, 0])]
+
+    def covered_before(moments: np.ndarray) -> np.ndarray:
+        at = np.searchsorted(spans[:, 0], moments, side="right")
+        beyond = np.maximum(spans[at - 1, 1] - moments, 0) if len(spans) else 0
+        return np.where(at > 0, covered[at] - beyond, 0)
+
+    begin, end = np.asarray(begin, np.int64), np.asarray(end, np.int64)
+    return np.where(end > begin, covered_before(end) - covered_before(begin), 0)
+
+
 def _where_depth(first: np.ndarray, second: np.ndarray, weight: int, other: int, wanted: int) -> np.ndarray:
     """Where the weights of the canonical sets that are active add up to `wanted`."""
     edges = np.concatenate([first.ravel(), second.ravel()])

@@ -166,6 +166,9 @@ def _scope_counts(preset: Preset, experts: list[str], sharded: bool) -> dict[str
         f"{step}/scheduler_step": preset.steps,
         "request/vae_decode": 1,
         "request/barrier_wait": 1,
+        # one for each unit, the root among them, and forward: also where the root is gathered already
+        "request/text_encode/fsdp wait": 2 * (preset.text.layers + 1) if sharded else 0,
+        f"{forward}/fsdp wait": forwards * (preset.dit.layers + 1) if sharded else 0,
     }
     return {path: count for path, count in counts.items() if count}
 

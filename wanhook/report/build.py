@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 from wanhook.analysis.collectives import CollectiveRow, collective_table
 from wanhook.analysis.device_remarks import DeviceRemark, device_remarks
 from wanhook.analysis.device_state import DeviceState, device_states
-from wanhook.analysis.findings import Finding, look_at
+from wanhook.analysis.exposed_table import Exposure, exposure
+from wanhook.analysis.findings import Finding, look_at, repeated_stage
 from wanhook.analysis.health import FileHealth, file_health
 from wanhook.analysis.kernel_windows import KernelWindow, kernel_windows
 from wanhook.analysis.memory import DeviceMemory, memory_of
+from wanhook.analysis.overlaps import Overlap, overlaps
 from wanhook.analysis.perturbation import Perturbation, perturbations
 from wanhook.analysis.run_facts import RunFacts, file_name, run_facts
 from wanhook.analysis.scopes import ScopeRow, scope_table
+from wanhook.analysis.waits import WaitRow, wait_table
 
 if TYPE_CHECKING:
     from wanhook.tracefile.model import Run
@@ -49,6 +52,9 @@ class Report:
     scopes: list[ScopeRow]
     collectives: list[CollectiveRow]
     kernel_windows: list[KernelWindow]
+    exposure: Exposure
+    waits: list[WaitRow]
+    overlaps: list[Overlap]
     memory: list[DeviceMemory]
     look_at: list[Finding]
 
@@ -60,6 +66,8 @@ def build(run: Run, rank: int | None = None) -> Report:
         raise KeyError(rank)
     facts = run_facts(run)
     scopes, memory, health = scope_table(traces), memory_of(traces), file_health(traces)
+    step = repeated_stage(scopes)
+    exposed = exposure(traces, step.path if step else None)
     devices = device_states(traces)
     return Report(
         schema=SCHEMA,
@@ -73,8 +81,11 @@ def build(run: Run, rank: int | None = None) -> Report:
         scopes=scopes,
         collectives=collective_table(traces),
         kernel_windows=kernel_windows(traces),
+        exposure=exposed,
+        waits=wait_table(traces),
+        overlaps=overlaps(traces),
         memory=memory,
-        look_at=look_at(traces, scopes, memory),
+        look_at=look_at(traces, scopes, memory, exposed),
     )
 
 

@@ -9,6 +9,7 @@ from wanhook.analysis.last_moments import LastCollective, LastMoments
 from wanhook.analysis.run_facts import Fact, RunFacts
 from wanhook.report.build import Problem, Report
 from wanhook.report.collective_section import group_title, write_collectives, write_kernel_bounds
+from wanhook.report.exposure_section import write_exposure
 from wanhook.report.kernel_section import write_kernels
 from wanhook.report.memory_section import write_memory
 from wanhook.report.perturbation_lines import write_perturbations
@@ -30,6 +31,7 @@ def render(report: Report, *, width: int = 100, colour: bool = False, show_all: 
     write_collectives(sheet, report)
     write_kernel_bounds(sheet, report)
     write_kernels(sheet, report)
+    write_exposure(sheet, report)
     write_memory(sheet, report, show_all)
     _write_notes(sheet, report.run)
     if report.look_at:

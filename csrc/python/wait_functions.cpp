@@ -1,0 +1,47 @@
+#include "python/wait_functions.h"
+
+#include "core/thread_state.h"
+#include "device/scopes.h"
+#include "python/names.h"
+
+namespace wanhook {
+namespace {
+
+// Constant-initialised and in one file only: no initialisation guard.
+thread_local Scope open_wait;
+
+PyObject* begin_wait(PyObject*, PyObject* name) {
+  if (!PyUnicode_Check(name)) {
+    PyErr_SetString(PyExc_TypeError, "begin_wait() takes the name of the wait, a str");
+    return nullptr;
+  }
+  if (open_wait.recording != nullptr || Recorder::active() == nullptr) Py_RETURN_FALSE;
+  ScopeRequest request;
+  request.name = name_id(name);
+  request.parent = thread_state.scope;
+  request.level = ScopeLevel::kOp;
+  request.type = ScopeType::kWait;
+  open_wait = begin_scope(request);
+  return PyBool_FromLong(open_wait.recording != nullptr);
+}
+
+PyObject* end_wait(PyObject*, PyObject*) {
+  end_scope(open_wait, 0);
+  open_wait = Scope{};
+  Py_RETURN_NONE;
+}
+
+PyMethodDef module_functions[] = {
+    {"begin_wait", begin_wait, METH_O,
+     "begin_wait(name)\n\nOpens a wait scope on this thread's current stream; False when none was opened, because one "
+     "is open or nothing is recorded."},
+    {"end_wait", end_wait, METH_NOARGS, "end_wait()\n\nCloses this thread's wait scope, if it has one."},
+    {nullptr, nullptr, 0, nullptr}};
+
+}  // namespace
+
+bool wait_is_open() noexcept { return open_wait.recording != nullptr; }
+
+bool add_wait_functions(PyObject* module) { return PyModule_AddFunctions(module, module_functions) == 0; }
+
+}  // namespace wanhook

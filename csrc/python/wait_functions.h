@@ -1,0 +1,17 @@
+// begin_wait() and end_wait(): scopes of type `wait`, for integrations that know where one stream is made to wait for
+// another.
+//
+// A thread has at most one open. It is a leaf: what is called while it is open, collectives and allocations, belongs to
+// the scope around it, so it touches neither the context variable nor the thread's innermost scope. It never starts a
+// recording.
+#pragma once
+
+#include <Python.h>
+
+namespace wanhook {
+
+bool add_wait_functions(PyObject* module);
+// Whether the calling thread has one open.
+bool wait_is_open() noexcept;
+
+}  // namespace wanhook

@@ -1,0 +1,142 @@
+"""Exposed communication by op, role and group, over the ranks; in total and for one step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wanhook.analysis import intervals
+from wanhook.analysis.bandwidth import operation
+from wanhook.analysis.exposure import comparable, exposed_intervals, on_compute_stream, scope_intervals, waits
+from wanhook.analysis.groups import GroupClass, GroupClasses
+from wanhook.analysis.ranks import RankTotal, on_gpu, rank_of, totals_by_rank
+
+if TYPE_CHECKING:
+    from wanhook.tracefile.model import Trace
+
+
+@dataclass(frozen=True)
+class ExposedRow:
+    """Calls of one op, role and group class; sums are over the `timed` ones (`untimed`: without a time on the clock of
+    the compute stream). `ranks` and `exposed_ranks` hold the time of each rank, all of it and what is exposed.
+
+    `compute_stream` calls ran on a compute stream, exposed in full. `unknown` calls ran on other streams, and nothing
+    is recorded that waits for them: they count as not exposed, and `exposed_ns` and what follows from it is None where
+    all are like that. `step_…` are a step's mean over all steps but first ones; None without steps.
+    """
+
+    op: str
+    role: str
+    group: GroupClass
+    clock: str | None
+    calls_by_rank: dict[int, int]
+    timed: int
+    untimed: int
+    compute_stream: int
+    unknown: int
+    total_ns: int
+    exposed_ns: int | None
+    share: float | None
+    ranks: list[RankTotal]
+    exposed_ranks: list[RankTotal]
+    step_total_ns: float | None
+    step_exposed_ns: float | None
+    step_share: float | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.op} {self.role}".strip()
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """`step`: path of the stage that the figures of a step are about; `step_ns`: its mean. None where none recurs."""
+
+    step: str | None
+    step_ns: float | None
+    rows: list[ExposedRow]
+
+
+_COLUMNS = np.dtype(
+    [("key", "i8"), ("rank", "i8"), ("length", "i8"), ("exposed", "i8"), ("in_step", "i8"), ("exposed_in_step", "i8"),
+     ("timed", "?"), ("own", "?"), ("gpu", "?")]
+)  # fmt: skip
+_Key = tuple[str, str, GroupClass]
+
+
+def exposure(traces: Sequence[Trace], step: str | None) -> Exposure:
+    """Rows by exposed time, largest first, then by time. `step`: path of the repeated stage."""
+    classes, keys = GroupClasses(traces), {}
+    steps = [_steps(trace, step) for trace in traces]
+    parts = [_columns(trace, classes, keys, inside) for trace, inside in zip(traces, steps, strict=True)]
+    table = np.concatenate([np.empty(0, _COLUMNS), *parts])
+    table = table[np.argsort(table["key"], kind="stable")]
+    bounds = np.searchsorted(table["key"], np.arange(len(keys) + 1))
+    lengths = np.concatenate([np.empty(0, np.int64), *(inside[:, 1] - inside[:, 0] for inside in steps)])
+    waiting = {trace.strings[name] for trace in traces for name in np.unique(waits(trace)["name"])}
+    of_steps = len(lengths), int(lengths.sum())
+    rows = [_row(key, table[bounds[at] : bounds[at + 1]], *of_steps, waiting) for key, at in keys.items()]
+    rows.sort(key=lambda row: (-(row.exposed_ns or 0), -row.total_ns, row.op, row.role))
+    return Exposure(step if len(lengths) else None, float(lengths.mean()) if len(lengths) else None, rows)
+
+
+def _steps(trace: Trace, path: str | None) -> np.ndarray:
+    """The occurrences of a path but for the first, as intervals."""
+    scopes = trace.scopes
+    numbers = [at for at, text in enumerate(trace.paths) if text == path]
+    begin, end = scope_intervals(trace, scopes[np.isin(scopes["path"], numbers) & ~scopes["first"]])
+    return intervals.of(begin[begin >= 0], end[begin >= 0])
+
+
+def _columns(trace: Trace, classes: GroupClasses, keys: dict[_Key, int], steps: np.ndarray) -> np.ndarray:
+    """One row a call. Op, role and group are 16 bits wide in the file."""
+    calls = trace.collectives
+    packed = (calls["op"].astype(np.int64) << 32) | (calls["role"].astype(np.int64) << 16) | calls["group"]
+    kinds, kind = np.unique(packed, return_inverse=True)
+    key_of = np.zeros(len(kinds), np.int64)
+    for at, one in enumerate(kinds.tolist()):
+        op, role = operation(trace.strings[one >> 32]).name, trace.strings[one >> 16 & 0xFFFF]
+        key_of[at] = keys.setdefault((op, role, classes.of(trace, one & 0xFFFF)), len(keys))
+    begin, end, usable = comparable(trace)
+    exposed_begin, exposed_end = exposed_intervals(trace)
+    out = np.zeros(len(calls), _COLUMNS)
+    out["key"], out["rank"] = key_of[kind], rank_of(trace)
+    out["timed"], out["gpu"], out["own"] = usable, on_gpu(trace), usable & on_compute_stream(trace)
+    out["length"], out["exposed"] = end - begin, exposed_end - exposed_begin
+    out["in_step"] = intervals.overlap(begin, end, steps)
+    out["exposed_in_step"] = intervals.overlap(exposed_begin, exposed_end, steps)
+    return out
+
+
+def _row(key: _Key, calls: np.ndarray, steps: int, steps_ns: int, waiting: set[str]) -> ExposedRow:
+    op, role, group = key
+    timed = calls[calls["timed"]]
+    clocks = {"gpu" if on else "host" for on in np.unique(timed["gpu"])}
+    side = timed[~timed["own"]]
+    unknown = 0 if f"{role} wait" in waiting or side["exposed"].any() else len(side)
+    known = unknown < len(timed)
+    total, exposed = int(timed["length"].sum()), int(timed["exposed"].sum())
+    in_step, exposed_in_step = int(timed["in_step"].sum()), int(timed["exposed_in_step"].sum())
+    callers, counts = np.unique(calls["rank"], return_counts=True)
+    return ExposedRow(
+        op=op,
+        role=role,
+        group=group,
+        clock=None if not clocks else clocks.pop() if len(clocks) == 1 else "mixed",
+        calls_by_rank=dict(zip(callers.tolist(), counts.tolist(), strict=True)),
+        timed=len(timed),
+        untimed=len(calls) - len(timed),
+        compute_stream=int(timed["own"].sum()),
+        unknown=unknown,
+        total_ns=total,
+        exposed_ns=exposed if known else None,
+        share=exposed / total if known and total else None,
+        ranks=totals_by_rank(timed["rank"], timed["length"]),
+        exposed_ranks=totals_by_rank(timed["rank"], timed["exposed"]) if known else [],
+        step_total_ns=in_step / steps if steps else None,
+        step_exposed_ns=exposed_in_step / steps if steps and known else None,
+        step_share=exposed_in_step / steps_ns if steps_ns and known else None,
+    )
