@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wanhook.analysis.collectives import CollectiveRow, collective_table
-from wanhook.analysis.findings import Finding, look_at
+from wanhook.analysis.finding import Finding
+from wanhook.analysis.findings import look_at
 from wanhook.analysis.health import FileHealth, file_health
 from wanhook.analysis.memory import DeviceMemory, memory_of
 from wanhook.analysis.run_facts import RunFacts, file_name, run_facts
@@ -15,7 +16,7 @@ from wanhook.analysis.scopes import ScopeRow, scope_table
 if TYPE_CHECKING:
     from wanhook.tracefile.model import Run
 
-SCHEMA = "wanhook.report/1"
+SCHEMA = "wanhook.report/2"
 MIB = 1 << 20
 
 
