@@ -78,6 +78,7 @@ def test_scattered_free_memory_is_told(pinning):
     encode = by_path(memory.scopes)["request/encode"]
     assert encode.external_share == pytest.approx(1 - 9 / 144)  # before the last two temporaries went
     assert encode.slack.max_bytes == 184 * MIB
+    assert (encode.unused_share, memory.fragmentation.unused_share) == (0, 0)  # all of it was needed at one moment
     assert (encode.left_behind.max_bytes, encode.growth.max_bytes) == (16 * MIB, 16 * MIB)
     assert encode.activation.max_bytes == 200 * MIB
 

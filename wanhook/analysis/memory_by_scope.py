@@ -55,8 +55,9 @@ class ScopeMemory:
     """A path on one device. `growth` is allocated bytes at the end less those at the begin, `activation` the peak of
     allocated bytes inside less those at the begin, `left_behind` what the scope and those in it allocated and had not
     freed at its end, `slack` the largest reserved - allocated inside, `pending` the largest active - allocated inside,
-    `external_share` the largest external fragmentation inside (None: too little was free). What rests on segments is
-    None on the CPU. `instances` lists the first MAX_OCCURRENCES of a stage."""
+    `external_share` the largest external fragmentation inside (None: too little was free), `unused_share` is
+    1 - largest active peak / largest reserved peak. What rests on segments is None on the CPU. `instances` lists the
+    first MAX_OCCURRENCES of a stage."""
 
     path: str
     occurrences: int
@@ -69,6 +70,7 @@ class ScopeMemory:
     slack: Extent | None
     pending: Extent
     external_share: float | None
+    unused_share: float | None
     instances: list[Occurrence]
 
 
@@ -147,10 +149,15 @@ def by_path(trace: Trace, timeline: AllocatorTimeline, table: np.ndarray) -> lis
             slack=found["slack"][at] if on_gpu else None,
             pending=found["pending"][at],
             external_share=float(external[at]) if on_gpu and external[at] >= 0 else None,
+            unused_share=_unused(found["active"][at], found["reserved"][at]) if on_gpu else None,
             instances=_instances(scopes, table, order[starts[at] : starts[at] + counts[at]], began, on_gpu),
         )
         for at, path in enumerate(paths)
     ]
+
+
+def _unused(active: Extent, reserved: Extent) -> float | None:
+    return 1 - active.max_bytes / reserved.max_bytes if reserved.max_bytes else None
 
 
 _EXTENTS = ("allocated_peak", "active_peak", "reserved_peak", "left_behind", "slack_peak", "pending_peak")
