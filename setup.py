@@ -1,4 +1,4 @@
-"""Builds the extensions, wanhook._C against the torch that is installed; everything else about the package is in pyproject.toml."""
+"""Builds the extensions, wanhook._C against the installed torch; all else about the package is in pyproject.toml."""
 
 import os
 import sys

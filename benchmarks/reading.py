@@ -24,6 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 TURN = 100  # records that repeat
 PERIOD = 1_000  # ns between two records
 LIVE = 1_000  # blocks that are live at a time
+SLOTS, FIRST = 4096, 0x7F0000000000  # segments of 2 MiB, each for one block at a time, and the address of the first
 BATCH = 40 * TURN  # records written at a time: they fit a chunk
 MIB = 1 << 20
 
@@ -34,7 +35,7 @@ def write(path: Path, records: int) -> None:
 
     builder = TraceBuilder(chunk_bytes=layout.CHUNK_BYTES)
     builder.group("0", (0, 1))
-    builder.snapshot(0, reserved_bytes=0)
+    builder.snapshot(0, *empty_segments(), reserved_bytes=SLOTS * 2 * MIB)
     for first in range(0, records, BATCH):
         for rows in turns(builder, first + np.arange(min(BATCH, records - first))):
             builder.rows(rows)
@@ -74,6 +75,17 @@ def turns(builder, place: np.ndarray):
             yield rows
 
 
+def empty_segments() -> tuple[list[dict], list[dict]]:
+    """The state at the start: every segment is one free block."""
+    from wanhook.tracefile.format import BlockState
+
+    places = [FIRST + 2 * MIB * slot for slot in range(SLOTS)]
+    segments = [{"address": place, "total": 2 * MIB, "stream": 7, "blocks": 1} for place in places]
+    return segments, [
+        {"address": place, "size": 2 * MIB, "segment": place, "state": BlockState.INACTIVE} for place in places
+    ]
+
+
 def allocator_events(place: np.ndarray, turn: np.ndarray, slot: np.ndarray, scope: np.ndarray) -> dict:
     """Every second event allocates a block, the one after it frees the block that came LIVE blocks before."""
     from wanhook.tracefile.format import AllocatorAction, AllocatorFlags
@@ -81,13 +93,14 @@ def allocator_events(place: np.ndarray, turn: np.ndarray, slot: np.ndarray, scop
     number = turn * (TURN - 6) + slot - 4
     allocates = number % 2 == 0
     block = number // 2 - np.where(allocates, 0, LIVE)
-    free = np.where(block >= 0, AllocatorAction.FREE_REQUESTED, AllocatorAction.SEGMENT_ALLOC)
+    free = np.where(block >= 0, AllocatorAction.FREE_REQUESTED, AllocatorAction.ANNOTATE)
     return {
         "action": np.where(allocates, AllocatorAction.ALLOC, free),
         "flags": np.where(allocates | (block < 0), 0, AllocatorFlags.FREE_FOLDED),
         # 7919 and 4096 have no common factor: addresses jump about, and those of live blocks differ.
-        "address": 0x7F0000000000 + block * 7919 % 4096 * MIB,
-        "size": 512 + block * 104_729 % MIB,
+        "address": FIRST + block * 7919 % SLOTS * 2 * MIB,
+        "size": 512 + block * 104_729 % MIB // 2,
+        "stream": 7,
         "sequence": place + 2,
         "scope": scope,
     }

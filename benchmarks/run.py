@@ -1,7 +1,8 @@
 """All benchmarks, with the machine they ran on: `python -m benchmarks.run [--quick] [--wan DIR] [--out FILE]`.
 
-Unit costs; reading and analysing; and, with two GPUs or more and a Wan2.2 checkout (--wan or WAN22_REPO), the cost of
-recording Wan2.2's own generate() beside other tools. One part that fails does not keep the others from running.
+Unit costs; reading and analysing; replaying allocator events; and, with two GPUs or more and a Wan2.2 checkout (--wan
+or WAN22_REPO), the cost of recording Wan2.2's own generate() beside other tools. One part that fails does not keep the
+others from running.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from pathlib import Path
 
 from . import machine
 
-UNIT_TIMEOUT, READING_TIMEOUT, WAN_TIMEOUT = 1_200, 600, 1_500  # seconds
+PARTS = ["unit", "reading", "replay", "wan"]
+UNIT_TIMEOUT, READING_TIMEOUT, REPLAY_TIMEOUT, WAN_TIMEOUT = 1_200, 600, 600, 1_500  # seconds
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few and short rounds: does it run, not what it costs")
-    parser.add_argument("--only", choices=["unit", "reading", "wan"], action="append", help="leave the others out")
+    parser.add_argument("--only", choices=PARTS, action="append", help="leave the others out")
     parser.add_argument("--wan", type=Path, default=os.environ.get("WAN22_REPO"), help="Wan2.2 checkout (WAN22_REPO)")
     parser.add_argument("--sizes", nargs="+", default=["tiny", "14b"], help="sizes of Wan to run")
     parser.add_argument("--pairs", type=int, help="pairs of a recorded and an unrecorded request (20; 2 with --quick)")
@@ -89,6 +91,12 @@ def reading(chosen: argparse.Namespace) -> dict:
     return {"status": status, "output": output.splitlines()}
 
 
+def replay(chosen: argparse.Namespace) -> dict:
+    command = [sys.executable, str(machine.ROOT / "benchmarks" / "replay.py")]
+    status, output = run(command + (["1000000"] if chosen.quick else []), REPLAY_TIMEOUT)
+    return {"status": status, "output": output.splitlines()}
+
+
 def wan(chosen: argparse.Namespace, gpus: int, folder: Path) -> dict:
     """Results by size of Wan; one sentence when they cannot be had here."""
     if chosen.wan is None:
@@ -114,7 +122,7 @@ def wan_size(chosen: argparse.Namespace, size: str, gpus: int, folder: Path) -> 
 
 def main() -> int:
     chosen = parse()
-    wanted = chosen.only or ["unit", "reading", "wan"]
+    wanted = chosen.only or PARTS
     facts = machine.describe()
     print(machine.text(facts), flush=True)
     results = {"machine": facts, "quick": chosen.quick}
@@ -126,6 +134,9 @@ def main() -> int:
             elif name == "reading":
                 print("\n== reading", flush=True)
                 results[name] = reading(chosen)
+            elif name == "replay":
+                print("\n== replay", flush=True)
+                results[name] = replay(chosen)
             else:
                 print("\n== Wan2.2", flush=True)
                 results[name] = wan(chosen, facts["gpus"], Path(folder))

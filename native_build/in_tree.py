@@ -1,4 +1,4 @@
-"""Builds the extensions inside the source tree unless what is there is current: python -m native_build.in_tree [--install]
+"""Builds the extensions in the source tree unless what is there is current: python -m native_build.in_tree [--install]
 
 With --install the package is installed in editable mode too. The compiler's output goes to build/build.log; only
 warnings, and the end of the log when the build fails, are shown. Importing torch takes seconds, so a current build is
@@ -31,7 +31,7 @@ def installed_torch() -> str | None:
 
 
 def is_current(root: Path, torch_version: str | None) -> bool:
-    """Whether the extensions in ``root`` are there, fit this interpreter and torch, and are newer than their sources."""
+    """Whether the extensions in ``root`` are there, fit this Python and torch, and are newer than their sources."""
     note = root / "wanhook" / "_build.json"
     libraries = [root / "wanhook" / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}" for name in ("_C", "_replay")]
     if not all(file.is_file() for file in (note, *libraries)) or torch_version is None:

@@ -34,8 +34,9 @@ class MadeAllocator:
     """First fit, default settings; with `expandable`, one growing segment a pool. A segment is a list of Pieces in
     order of addresses, without gaps but for unmapped memory of expandable ones."""
 
-    def __init__(self, *, expandable: bool = False) -> None:
-        self.expandable = expandable
+    def __init__(self, *, expandable: bool = False, watched: bool = True) -> None:
+        """watched: keep the truth at each position, which takes a look at all blocks each time."""
+        self.expandable, self._watched = expandable, watched
         self.segments: list[tuple[bool, list[Piece]]] = []  # (small, pieces)
         self._next = FIRST
         self._rows: list[tuple] = []
@@ -145,7 +146,8 @@ class MadeAllocator:
     def _event(self, action: int, address: int, size: int, flags: int = 0) -> None:
         self._sequence += 1 + bool(flags)
         self._rows.append((action, flags, self._sequence - bool(flags), address, size))
-        self.truth.append(self._state())
+        if self._watched:
+            self.truth.append(self._state())
 
     def _state(self) -> dict:
         runs = [run for _, pieces in self.segments for run in runs_of(pieces)]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from made_allocator import tiles
 from made_trace import TraceBuilder
-from wanhook.tracefile.format import CollectiveFlags
+from wanhook.tracefile.format import CollectiveFlags, SegmentFlags
 
 US = 1_000
 MS = 1_000_000
@@ -72,23 +73,25 @@ class WanRank:
             self.collective("alltoall_", begin + (11 + 2 * call) * MS, 2 * MS, attention, role="qkv", **size)
         self.collective("alltoall_", begin + 26 * MS, 2 * MS, attention, role="out", **size)
         if self.on_gpu:
-            self.builder.alloc(ACTIVATION, 20 * MIB, begin + 12 * MS, scope=attention)
-            self.builder.free(ACTIVATION, 20 * MIB, begin + 28 * MS, completed=begin + 28 * MS, scope=attention)
+            self.builder.alloc(ACTIVATION, 40 * MIB, begin + 12 * MS, scope=attention)
+            self.builder.free(ACTIVATION, 40 * MIB, begin + 28 * MS, completed=begin + 28 * MS, scope=attention)
 
 
 def gpu_rank(rank: int, world_size: int = 2, *, slower: float = 1.0, **fields) -> TraceBuilder:
-    """A whole request on a GPU: 100 MiB of weights from before, 64 MiB more reserved in the first block."""
+    """A whole request on a GPU: 100 MiB of weights from before, 40 MiB more reserved in the first block."""
     builder = TraceBuilder(rank=rank, world_size=world_size, device_index=rank, **fields)
     builder.group("0", tuple(range(world_size)), rank=rank, description="default_pg")
-    block = {"address": WEIGHTS, "size": 100 * MIB, "requested": 100 * MIB}
-    totals = {"allocated": 100 * MIB, "requested": 100 * MIB, "reserved_bytes": 128 * MIB}
-    builder.snapshot(0, [{"address": SEGMENT, "total": 128 * MIB}], [block], **totals)
-    builder.segment(ACTIVATION, 64 * MIB, 56 * MS)
+    blocks = tiles(SEGMENT, 128 * MIB, {WEIGHTS: 100 * MIB})
+    used = {"allocated": 100 * MIB, "active": 100 * MIB, "requested": 100 * MIB}
+    segment = {"address": SEGMENT, "total": 128 * MIB, "stream": 7, "blocks": 2, "flags": SegmentFlags.LARGE, **used}
+    totals = {**used, "reserved_bytes": 128 * MIB}
+    builder.snapshot(0, [segment], blocks, **totals)
+    builder.segment(ACTIVATION, 40 * MIB, 56 * MS)
     wan = WanRank(builder, slower)
     request = wan.request(decode=rank == 0)
-    sample = {"device_free": 1 << 36, "device_total": 1 << 37, "active": 100 * MIB, **totals}
+    sample = {"device_free": 1 << 36, "device_total": 1 << 37, **totals}
     builder.sample(1 * MS, edge="scope_begin", scope=request, **sample)
-    builder.sample(430 * MS, edge="scope_end", scope=request, **sample | {"reserved_bytes": 192 * MIB})
+    builder.sample(430 * MS, edge="scope_end", scope=request, **sample | {"reserved_bytes": 168 * MIB})
     builder.recorder_sample(500 * MS, resolver_cpu=MS, process_cpu=800 * MS)
     builder.meta({"notes": ["Collectives on the backend object itself are not seen."]})
     return builder

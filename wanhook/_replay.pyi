@@ -104,7 +104,8 @@ class Replay:
     def exact(self) -> np.ndarray:
         """EPOCH, by begin; together they cover all positions."""
     def address_map(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        """(SEGMENT, BLOCK) rows by address at a position of maps_at; KeyError for another one."""
+        """(SEGMENT, BLOCK) rows by address at a position of maps_at; KeyError for another one, and for maps beyond the
+        first len(events) + 2**20 blocks in all."""
     def exact_at(self, positions: np.ndarray) -> np.ndarray:
         """bool, the shape of positions (int64, one dimension): where the figures are claimed to be torch's own."""
 

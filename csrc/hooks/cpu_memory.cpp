@@ -5,6 +5,7 @@
 
 #include "core/clock.h"
 #include "core/recorder.h"
+#include "device/scopes.h"
 #include "hooks/memory_hook.h"
 
 namespace wanhook {
@@ -61,6 +62,20 @@ class RecordingCpuAllocator final : public c10::Allocator {
   }
 };
 
+// The twin's own counters, so that a reader can prove that no event is missing: its blocks carry no size when they come
+// back, so it knows how many are out and not how many bytes.
+float sample_cpu_memory(Recording* recording, uint32_t, SampleEdge edge) noexcept {
+  AllocatorSampleRecord record{};
+  record.kind = static_cast<uint8_t>(Kind::kAllocatorSample);
+  record.edge = static_cast<uint8_t>(edge);
+  record.device = -1;
+  record.tick = tick_now();
+  record.device_allocs = allocations.load(std::memory_order_relaxed);
+  record.device_frees = frees.load(std::memory_order_relaxed);
+  recording->append(record);
+  return 0;  // a share of the host's memory is not looked at
+}
+
 }  // namespace
 
 void attach_cpu_memory() {
@@ -72,6 +87,7 @@ void attach_cpu_memory() {
   wrapped.store(previous);
   static auto* allocator = new RecordingCpuAllocator();
   c10::SetCPUAllocator(allocator, /*priority=*/100);
+  set_memory_sampler(&sample_cpu_memory);
 }
 
 bool cpu_memory_attached() noexcept { return wrapped.load() != nullptr; }

@@ -175,7 +175,8 @@ struct Result {
         return py::make_tuple(copied(map.segments), copied(map.blocks));
       }
     }
-    throw py::key_error("no address map was kept at position " + std::to_string(position) + "; ask for it in maps_at");
+    throw py::key_error("no address map was kept at position " + std::to_string(position) +
+                        ": ask for it in maps_at; of very many large ones only the first are kept");
   }
 
   py::array_t<bool> exact_at(const Column<int64_t>& positions) const {

@@ -41,6 +41,7 @@ class BlockMap {
   uint32_t root(uint32_t segment) noexcept;  // the segment that it is, or turned out to be a part of
   uint32_t segment_of(uint32_t block) noexcept { return root(blocks_[block].segment); }
 
+  uint64_t block_count() const noexcept { return blocks_.size() - 1 - unused_.size(); }
   uint64_t reserved() const noexcept { return reserved_; }
   uint64_t inactive_split() const noexcept { return inactive_split_; }
   uint64_t largest_free() const noexcept { return heap_.largest(); }

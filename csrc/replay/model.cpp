@@ -17,9 +17,11 @@ constexpr uint64_t kMostSteps = uint64_t{1} << 22;
 void Model::play(const Event& event, uint64_t position) {
   position_ = position;
   check_sequence(event);
-  switch (static_cast<AllocatorAction>(event.action)) {
+  const auto action = static_cast<AllocatorAction>(event.action);
+  if (options_.host) return play_on_host(action, event);
+  switch (action) {
     case AllocatorAction::kAlloc:
-      return options_.host ? allocate_on_host(event) : allocate(event);
+      return allocate(event);
     case AllocatorAction::kFreeRequested:
       return request_free(event);
     case AllocatorAction::kFreeCompleted:
@@ -35,6 +37,21 @@ void Model::play(const Event& event, uint64_t position) {
     default:
       return;  // snapshots, OOM and annotations change nothing
   }
+}
+
+// No segments, no sizes of blocks, no deferred frees. What is freed and not known was allocated before the recording:
+// there are no snapshots of a host's allocator.
+void Model::play_on_host(AllocatorAction action, const Event& event) {
+  const bool opens = action == AllocatorAction::kAlloc;
+  if (!opens && action != AllocatorAction::kFreeRequested && action != AllocatorAction::kFreeCompleted) return;
+  if (opens && !is_possible(event, 0)) return;
+  const uint32_t before = map_.find(event.address);
+  if (before != kNone) {
+    if (opens) note(Kind::kAllocationInUse, event);
+    end_life(before, position_ + 1);
+    map_.remove_lone(before);
+  }
+  if (opens) begin_life(map_.add_lone(event.address, event.size), event);
 }
 
 // Numbers are consecutive but for a folded free, which stands for two events.
@@ -66,17 +83,6 @@ void Model::allocate(const Event& event) {
   begin_life(block, event);
 }
 
-void Model::allocate_on_host(const Event& event) {
-  if (!is_possible(event, 0)) return;
-  const uint32_t before = map_.find(event.address);
-  if (before != kNone) {
-    note(Kind::kAllocationInUse, event);
-    end_life(before, position_ + 1);
-    map_.remove_lone(before);
-  }
-  begin_life(map_.add_lone(event.address, event.size), event);
-}
-
 void Model::begin_life(uint32_t block, const Event& event) {
   Block& found = map_[block];
   found.requested = event.size;
@@ -97,15 +103,7 @@ uint32_t Model::add_life(const Block& block, uint64_t begin) {
 
 void Model::request_free(const Event& event) {
   const uint32_t block = map_.find(event.address);
-  if (block == kNone || !map_[block].is_active()) {
-    // On the host it was allocated before the recording: its allocator has no snapshots.
-    if (!options_.host) note(Kind::kFreeUnknown, event);
-    return;
-  }
-  if (options_.host) {
-    end_life(block, position_ + 1);
-    return map_.remove_lone(block);
-  }
+  if (block == kNone || !map_[block].is_active()) return note(Kind::kFreeUnknown, event);
   if (map_[block].is_allocated()) {
     if (map_[block].requested != event.size) note(Kind::kFreeOtherSize, event);
     mark_freed(block, position_ + 1);
@@ -118,10 +116,6 @@ void Model::request_free(const Event& event) {
 void Model::complete_free(const Event& event) {
   const uint32_t block = map_.find(event.address);
   if (block == kNone || !map_[block].is_active()) return note(Kind::kFreeUnknown, event);
-  if (options_.host) {
-    end_life(block, position_ + 1);
-    return map_.remove_lone(block);
-  }
   if (map_[block].is_allocated()) note(Kind::kFreeNotRequested, event);
   complete(block);
 }

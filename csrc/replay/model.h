@@ -63,7 +63,7 @@ class Model {
   using Kind = ContradictionKind;
 
   void allocate(const Event& event);
-  void allocate_on_host(const Event& event);
+  void play_on_host(AllocatorAction action, const Event& event);
   void request_free(const Event& event);
   void complete_free(const Event& event);
   void add_segment(const Event& event);

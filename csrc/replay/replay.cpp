@@ -40,6 +40,9 @@ class Player {
     }
     counters_[position] = model_.counters();
     for (; map_ < plan_.maps_at.size() && plan_.maps_at[map_] <= position; ++map_) {
+      const uint64_t blocks = model_.map().block_count();
+      if (blocks > map_blocks_left_) continue;
+      map_blocks_left_ -= blocks;
       outcome_.maps.push_back(model_.address_map(position));
     }
   }
@@ -70,6 +73,7 @@ class Player {
   const Plan& plan_;
   Counters* counters_;
   Outcome outcome_;
+  uint64_t map_blocks_left_ = plan_.events.count + kMapBlocks;
   size_t state_ = 0;
   size_t map_ = 0;
   size_t unknown_ = 0;

@@ -16,13 +16,17 @@ struct Epoch {
   uint8_t known;
 };
 
+// Address maps are kept as long as they have no more blocks in all than there are events, and these: a file can ask for
+// many maps of many blocks at little cost to itself.
+inline constexpr uint64_t kMapBlocks = uint64_t{1} << 20;
+
 // What to replay. Positions are in ascending order; position p is the state after the first p events.
 struct Plan {
   EventTable events;
-  std::vector<AddressMap> states;    // known, each at its position
+  std::vector<AddressMap> states;  // known, each at its position
   std::vector<uint64_t> unknown_from;  // nothing is claimed from there to the next known state
   std::vector<uint64_t> maps_at;
-  bool known_at_start = false;       // the device was empty at position 0
+  bool known_at_start = false;  // the device was empty at position 0
 };
 
 struct Outcome {

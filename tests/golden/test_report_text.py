@@ -9,6 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+import made_memory
 import made_wan
 from made_trace import TraceBuilder
 from wanhook.report.as_json import as_json
@@ -32,6 +33,7 @@ RUNS = {
     "nothing": save_nothing,
     "kernels": made_wan.save_kernels,
     "sharded": made_wan.save_sharded,
+    "memory": made_memory.save_memory,
 }
 
 
@@ -56,7 +58,7 @@ def assert_golden(name, text):
     assert text == file.read_text()
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", RUNS.keys() - {"memory"})
 def test_text_of_the_report(report_of, name):
     assert_golden(f"report_{name}.txt", render(report_of(name)))
 
@@ -65,8 +67,13 @@ def test_text_of_one_rank(report_of):
     assert_golden("report_rank_1.txt", render(report_of("two_gpus", rank=1)))
 
 
+def test_text_of_the_memory_section_in_full(report_of):
+    sections = ["recording", "memory", "findings"]
+    assert_golden("report_memory.txt", render(report_of("memory"), sections=sections))
+
+
 # Objects whose keys are data: ranks, names of facts, reasons.
-MAPS = {"occurrences", "calls_by_rank", "facts", "untimed_why", "figures", "classes", "waited_for"}
+MAPS = {"occurrences", "calls_by_rank", "facts", "untimed_why", "figures", "classes", "waited_for", "by_path"}
 
 
 def shape(value, path="report", key=""):

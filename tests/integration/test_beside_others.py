@@ -9,6 +9,7 @@ import wanhook
 from programs import run_program
 from recorded import paths, recorded
 from wanhook._native import load as load_native
+from wanhook.analysis.memory import memory_of
 from wanhook.tracefile.format import AllocatorAction
 
 
@@ -73,6 +74,22 @@ def test_every_tensor_of_a_recording_is_in_it(tmp_path):
     assert (frees["completed"] >= frees["time"]).all()
     around = result.trace.path_of(allocations["scope"])
     assert [result.trace.paths[path] for path in around] == ["allocates", "allocates/inner"]
+
+
+def test_memory_of_a_stage_is_what_torch_was_asked_for(tmp_path):
+    with recorded(tmp_path) as result:
+        with wanhook.trace("stage"):
+            kept = torch.empty(3 << 20, dtype=torch.uint8)
+            torch.empty(5 << 20, dtype=torch.uint8)
+        with wanhook.trace("after"):
+            del kept
+    (memory,) = memory_of([result.trace])
+    stages = {row.path: row for row in memory.scopes}
+    stage, after = stages["stage"], stages["after"]
+    assert (stage.activation.max_bytes, stage.growth.max_bytes) == (8 << 20, 3 << 20)
+    assert stage.left_behind.max_bytes == 3 << 20
+    assert (after.growth.max_bytes, after.activation.max_bytes) == (-3 << 20, 0)
+    assert memory.check.equal == memory.check.places > 0
 
 
 def test_memory_of_other_threads(tmp_path):

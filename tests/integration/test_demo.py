@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from wanhook.analysis.memory import memory_of
 from wanhook.demo import presets
 from wanhook.demo.presets import PRESETS, expected_counts, process_counts
 from wanhook.demo.scheduler import FlowScheduler, experts_of
@@ -17,6 +18,7 @@ from wanhook.demo.scheduler import FlowScheduler, experts_of
 TINY = PRESETS["tiny"]
 EXPECTED = expected_counts(TINY, world_size=2)
 FORWARD = "request/denoise/denoise_step/dit_forward"
+WRAP = "load/load_dit/fsdp_wrap"
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,21 @@ def test_scopes_carry_their_arguments(run):
     assert [arguments["index"] for arguments in by_path[f"{FORWARD}/block"][: TINY.dit.layers]] == list(
         range(TINY.dit.layers)
     )
+
+
+def test_memory_of_both_ranks_is_exact_and_belongs_to_the_experts(run):
+    for memory in memory_of(run.traces):
+        check = memory.check
+        assert (check.equal, check.first_difference) == (check.places, None)
+        assert check.places > 50  # a sample at each edge of each stage
+        base = {one.source.component: one.blocks for one in memory.base.owners if one.source.path == WRAP}
+        assert memory.base.begin_of == "request/denoise"
+        assert set(base) == {"low_noise", "high_noise"}
+        assert base["low_noise"] == base["high_noise"]
+        assert sum(one.allocated_bytes for one in memory.base.owners) == memory.base.moment.allocated_bytes
+        stages = {row.path: row for row in memory.scopes}
+        assert stages["request/denoise/denoise_step"].occurrences == TINY.steps
+        assert stages["load"].left_behind.max_bytes > 0
 
 
 def test_recording_does_not_change_the_video(recorded, unrecorded):

@@ -101,39 +101,41 @@ void Recorded::snapshot(StateReason reason) {
   begin.snapshot = static_cast<uint32_t>(states_.size() + 1);
   begin.sequence = sequence_;  // of its own SNAPSHOT entry
   begin.segments = static_cast<uint32_t>(info.segments.size());
-  for (const caching::SegmentInfo& segment : info.segments) {
-    SegmentStateRecord row{};
-    row.kind = static_cast<uint8_t>(Kind::kSegmentState);
-    row.flags =
-        static_cast<uint8_t>((segment.is_large ? kSegmentLarge : 0) | (segment.is_expandable ? kSegmentExpandable : 0));
-    row.snapshot = begin.snapshot;
-    row.address = segment.address;
-    row.total = segment.total_size;
-    row.allocated = segment.allocated_size;
-    row.active = segment.active_size;
-    row.requested = segment.requested_size;
-    row.stream = reinterpret_cast<uint64_t>(segment.stream);
-    row.pool = number_of(segment.owner_private_pool_id);
-    row.blocks = static_cast<uint32_t>(segment.blocks.size());
-    segments_.push_back(row);
-    uint64_t address = segment.address;
-    for (const caching::BlockInfo& block : segment.blocks) {
-      BlockStateRecord block_row{};
-      block_row.kind = static_cast<uint8_t>(Kind::kBlockState);
-      block_row.state = static_cast<uint8_t>(block.allocated ? BlockState::kAllocated
-                                             : block.active  ? BlockState::kPendingFree
-                                                             : BlockState::kInactive);
-      block_row.snapshot = begin.snapshot;
-      block_row.address = address;
-      block_row.size = block.size;
-      block_row.requested = block.requested_size;
-      block_row.segment = segment.address;
-      blocks_.push_back(block_row);
-      ++begin.blocks;
-      address += block.size;
-    }
-  }
+  for (const caching::SegmentInfo& segment : info.segments) begin.blocks += write_segment(segment, begin.snapshot);
   states_.push_back(begin);
+}
+
+uint32_t Recorded::write_segment(const caching::SegmentInfo& segment, uint32_t snapshot) {
+  SegmentStateRecord row{};
+  row.kind = static_cast<uint8_t>(Kind::kSegmentState);
+  row.flags =
+      static_cast<uint8_t>((segment.is_large ? kSegmentLarge : 0) | (segment.is_expandable ? kSegmentExpandable : 0));
+  row.snapshot = snapshot;
+  row.address = segment.address;
+  row.total = segment.total_size;
+  row.allocated = segment.allocated_size;
+  row.active = segment.active_size;
+  row.requested = segment.requested_size;
+  row.stream = reinterpret_cast<uint64_t>(segment.stream);
+  row.pool = number_of(segment.owner_private_pool_id);
+  row.blocks = static_cast<uint32_t>(segment.blocks.size());
+  segments_.push_back(row);
+  uint64_t address = segment.address;
+  for (const caching::BlockInfo& block : segment.blocks) {
+    BlockStateRecord block_row{};
+    block_row.kind = static_cast<uint8_t>(Kind::kBlockState);
+    block_row.state = static_cast<uint8_t>(block.allocated ? BlockState::kAllocated
+                                           : block.active  ? BlockState::kPendingFree
+                                                           : BlockState::kInactive);
+    block_row.snapshot = snapshot;
+    block_row.address = address;
+    block_row.size = block.size;
+    block_row.requested = block.requested_size;
+    block_row.segment = segment.address;
+    blocks_.push_back(block_row);
+    address += block.size;
+  }
+  return static_cast<uint32_t>(segment.blocks.size());
 }
 
 void Recorded::write(const std::string& directory) const {

@@ -32,6 +32,8 @@ class Recorded {
   uint64_t deferred() const { return deferred_; }
 
  private:
+  uint32_t write_segment(const c10::cuda::CUDACachingAllocator::SegmentInfo& segment, uint32_t snapshot);  // its blocks
+
   std::vector<AllocatorRecord> events_;
   std::vector<Probe> probes_;
   std::vector<StateBeginRecord> states_;

@@ -51,11 +51,12 @@ def test_repeated_stage_is_the_one_with_the_most_time(tmp_path):
 
 def test_findings_carry_their_figures(tmp_path):
     found = findings(load(save_two_gpus(tmp_path)))
-    assert list(found) == ["stage", "warm-up", "collectives", "ranks", "gap"]
+    assert list(found) == ["stage", "warm-up", "collectives", "ranks", "slack", "activation"]
     assert found["stage"].figures["total_ns"] == pytest.approx((380 + 399) / 2 * 1e6)
     assert found["warm-up"].figures["first_ns"] == pytest.approx(184.5e6)
     assert (found["ranks"].figures["path"], found["ranks"].figures["rank"]) == (STEP, 1)
-    assert found["gap"].figures["gap_bytes"] == 92 << 20
+    assert found["slack"].figures["slack_bytes"] == 28 << 20
+    assert found["activation"].figures["temporary_bytes"] == 40 << 20
 
 
 def test_rank_that_waits_is_not_the_late_one(tmp_path):

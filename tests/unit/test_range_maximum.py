@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wanhook.analysis.range_maximum import range_maximum
+from wanhook.analysis.range_maximum import Ranges
 
 
 @st.composite
@@ -16,5 +16,5 @@ def values_and_ranges(draw):
 def test_each_range_has_the_maximum_of_its_slice(case):
     values, ranges = case
     begin, end = np.array(ranges, np.int64).reshape(-1, 2).T
-    found = range_maximum(np.array(values), begin, end)
+    found = Ranges(begin, end).maximum(np.array(values))
     assert found.tolist() == [max(values[first:last]) for first, last in ranges]

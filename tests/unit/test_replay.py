@@ -332,6 +332,16 @@ def test_a_map_that_was_not_asked_for_is_a_key_error():
         play(maps_at=[0]).address_map(1)
 
 
+def test_very_many_large_maps_are_not_kept():
+    rows = [(SEGMENT_ALLOC, A, 2 * MIB)] + [(ALLOC, A + 512 * n, 512) for n in range(2000)] + [(OOM, 0, 0)] * 1000
+    found = play(*rows, maps_at=range(2000, 3001))
+    assert len(found.address_map(2000)[1]) == 2000
+    kept = (2**20 + len(rows)) // 2001
+    assert len(found.address_map(2000 + kept - 1)[1]) == 2001
+    with pytest.raises(KeyError):
+        found.address_map(2000 + kept)
+
+
 def test_no_events_at_all():
     found = play()
     assert found.counters.tolist() == [(0, 0, 0, 0, 0, 0, 0)]

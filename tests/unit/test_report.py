@@ -1,3 +1,4 @@
+import csv
 import os
 import random
 import re
@@ -15,12 +16,21 @@ from made_trace import TraceBuilder
 from wanhook.report.__main__ import main, newest_run, wants_colour
 from wanhook.report.as_json import as_json
 from wanhook.report.build import SCHEMA, build
-from wanhook.report.terminal import render
+from wanhook.report.terminal import SECTIONS, render
 from wanhook.report.text import gb_per_s, mib, ms, percent, plain, rank_list, ranks_named, span
 from wanhook.tracefile.model import load
 
 ROOT = Path(__file__).resolve().parents[2]
 NASTY = "[bold red]x[/] \x1b[31m\x07\r\n\t\u202egnp.exe\u2066 wide 漢字 " + "long" * 40
+
+HEADINGS = {
+    "recording": "RECORDING",
+    "scopes": "SCOPES",
+    "collectives": "COLLECTIVES",
+    "memory": "MEMORY",
+    "notes": "NOT RECORDED",
+    "findings": "WHAT TO LOOK AT",
+}
 
 
 @pytest.fixture
@@ -52,7 +62,8 @@ def test_names_cannot_act_on_a_terminal(tmp_path):
 
 @pytest.mark.parametrize("show_all", [False, True])
 def test_no_line_is_wider_than_100_columns(tmp_path, show_all):
-    text = render(nasty_run(tmp_path), show_all=show_all)
+    report = nasty_run(tmp_path)
+    text = render(report, show_all=show_all) + render(report, show_all=show_all, sections=SECTIONS)
     assert [line for line in text.splitlines() if cell_len(line) > 100] == []
     assert [line for line in text.splitlines() if line != line.rstrip()] == []
 
@@ -122,6 +133,58 @@ def test_json_to_a_file_comes_with_the_text(two_gpus, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("wanhook: run")
 
 
+@pytest.mark.parametrize("name", SECTIONS)
+def test_section_alone(two_gpus, capsys, name):
+    assert main([str(two_gpus), "--section", name]) == 0
+    headings = re.findall(r"^([A-Z]{2}[A-Z ]+?)(?:  |$)", capsys.readouterr().out, re.MULTILINE)
+    assert headings == [HEADINGS[name]]
+
+
+def test_sections_come_in_the_order_asked_for(two_gpus, capsys):
+    assert main([str(two_gpus), "--section", "memory", "--section", "scopes"]) == 0
+    out = capsys.readouterr().out
+    assert 0 < out.index("\nMEMORY") < out.index("\nSCOPES")
+    assert "COLLECTIVES" not in out
+
+
+def test_memory_section_holds_more_than_the_first_screen(two_gpus):
+    report = build(load(two_gpus))
+    assert "Fragmentation on rank 0" in render(report, sections=["memory"])
+    assert "Fragmentation on rank 0" not in render(report)
+
+
+def test_unknown_section_names_the_known_ones(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--section", "memroy"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert [name for name in ("memroy", *SECTIONS) if name not in said] == []
+
+
+def test_memory_over_time_as_csv(two_gpus, tmp_path, capsys):
+    assert main([str(two_gpus), "--csv", str(tmp_path / "csv")]) == 0
+    files = sorted((tmp_path / "csv").iterdir())
+    assert [file.name for file in files] == ["memory_rank00000_device0.csv", "memory_rank00001_device1.csv"]
+    with files[0].open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:4] == ["time_ns", "until_ns", "requested_min", "requested_max"]
+    assert max(int(row["reserved_max"]) for row in rows) == 168 * made_wan.MIB
+    assert {int(row["allocated_max"]) for row in rows} == {100 * made_wan.MIB, 140 * made_wan.MIB}
+    assert [int(row["time_ns"]) for row in rows] == sorted(int(row["time_ns"]) for row in rows)
+    assert capsys.readouterr().out.startswith("wanhook: run")
+
+
+def test_csv_of_one_device_is_one_file_and_the_cpu_has_no_segments(tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    made_wan.save_two_cpus(run)
+    assert main([str(run), "--rank", "1", "--csv", str(tmp_path / "rank.csv")]) == 0
+    header, first, *_ = (tmp_path / "rank.csv").read_text().splitlines()
+    cells = dict(zip(header.split(","), first.split(","), strict=True))
+    assert (cells["allocated_max"], cells["reserved_max"]) == ("0", "")
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -131,6 +194,8 @@ def test_json_to_a_file_comes_with_the_text(two_gpus, tmp_path, capsys):
         ([], "record one with wanhook.trace()"),
         (["run", "--rank", "7"], "there are: 0, 1"),
         (["run", "--json", "absent/report.json"], "give another file to --json"),
+        (["run", "--csv", "two.csv"], "give a directory"),
+        (["run", "--csv", "no_trace.wanhook/csv"], "give another place to --csv"),
     ],
 )
 def test_what_cannot_be_reported_on_ends_with_2_and_a_remedy(tmp_path, monkeypatch, capsys, arguments, said):

@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wanhook.analysis.collective_shares import ALL, OWN, CollectiveShare, collective_shares
 from wanhook.analysis.exposed_table import ExposedRow, Exposure
+from wanhook.analysis.finding import Finding
 from wanhook.analysis.memory import DeviceMemory
+from wanhook.analysis.memory_findings import memory_findings
 from wanhook.analysis.ranks import RANKS_DIFFER, largest, mean_total
 from wanhook.analysis.scopes import ScopeRow
 
 if TYPE_CHECKING:
     from wanhook.tracefile.model import Trace
 
-MIB = 1 << 20
-# What is below these is not worth a sentence: share of a stage, first occurrence by mean, gap by reserved bytes.
-_SHARE, _WARM_UP, _GAP = 0.01, 1.5, 0.05
+# What is below these is not worth a sentence: share of a stage, first occurrence by mean.
+_SHARE, _WARM_UP = 0.01, 1.5
 _TRY_FSDP = (
     "To try: fetch the next unit during this one's compute (FSDP1: forward_prefetch=True, limit_all_gathers=False; "
     "FSDP2: set_modules_to_forward_prefetch), wrap bigger units, or keep units gathered where memory allows (FSDP1: "
     "SHARD_GRAD_OP; FSDP2: reshard_after_forward=False)."
 )
-
-
-@dataclass(frozen=True)
-class Finding:
-    """`kind` is one of "stage", "warm-up", "collectives", "exposed", "ranks", "gap"; `figures` are those in the text,
-    in the units that their names say."""
-
-    kind: str
-    text: str
-    figures: dict[str, float | int | str]
 
 
 def look_at(
@@ -43,8 +33,14 @@ def look_at(
     shares = collective_shares(traces, step.path) if step else []
     rank = _largest_rank(traces, scopes)
     exposed = _exposed(exposure) if exposure else []
-    found = [_largest_stage(scopes), _warm_up(step), *_filled(step, shares), *exposed, rank, _gap(memory)]
-    return [finding for finding in found if finding]
+    found = [_largest_stage(scopes), _warm_up(step), *_filled(step, shares), *exposed, rank]
+    expandable = any("expandable_segments:True" in str(settings) for settings in map(_allocator_settings, traces))
+    return [finding for finding in found if finding] + memory_findings(memory, scopes, expandable)
+
+
+def _allocator_settings(trace: Trace) -> object:
+    allocator = trace.meta.get("allocator")
+    return allocator.get("settings") if isinstance(allocator, dict) else None
 
 
 def repeated_stage(scopes: list[ScopeRow]) -> ScopeRow | None:
@@ -137,18 +133,3 @@ def _largest_rank(traces: Sequence[Trace], scopes: list[ScopeRow]) -> Finding | 
 def _mostly_waits(traces: Sequence[Trace], row: ScopeRow) -> bool:
     shares = collective_shares(traces, row.path)
     return any(part.where == OWN and part.name == ALL and part.share > 0.5 for part in shares)
-
-
-def _gap(memory: list[DeviceMemory]) -> Finding | None:
-    peaks = [(state.reserved_peak, state.rank) for state in memory if state.reserved_peak]
-    if not peaks:
-        return None
-    peak, rank = max(peaks, key=lambda found: found[0].reserved_bytes - found[0].requested_bytes)
-    gap, reserved = peak.reserved_bytes - peak.requested_bytes, peak.reserved_bytes
-    if not reserved or gap < _GAP * reserved:
-        return None
-    text = (
-        f"At the reserved peak of rank {rank}, {gap / MIB:.1f} of {reserved / MIB:.1f} MiB ({gap / reserved:.1%}) were "
-        "reserved but not requested: rounding, fragmentation, or blocks kept for reuse."
-    )
-    return Finding("gap", text, {"rank": rank, "gap_bytes": gap, "reserved_bytes": reserved})

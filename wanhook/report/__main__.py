@@ -1,4 +1,5 @@
-"""`python -m wanhook.report [RUN] [--rank N] [--json FILE|-] [--all]`: prints the report of a run."""
+"""`python -m wanhook.report [RUN] [--rank N] [--section NAME] [--json FILE|-] [--csv FILE|DIR] [--all]`: prints the
+report of a run."""
 
 from __future__ import annotations
 
@@ -9,9 +10,10 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+from wanhook.report.as_csv import as_csv
 from wanhook.report.as_json import as_json
-from wanhook.report.build import build
-from wanhook.report.terminal import render
+from wanhook.report.build import Report, build
+from wanhook.report.terminal import SECTIONS, render
 from wanhook.report.text import plain
 from wanhook.tracefile.format import TraceFormatError
 from wanhook.tracefile.model import load
@@ -46,7 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     about = f"a run directory or one .wanhook file; the newest run in {RUNS}/ unless given"
     parser.add_argument("run", nargs="?", type=Path, help=about)
     parser.add_argument("--rank", type=int, metavar="N", help="report on this rank alone")
+    about = f"print this section alone, and all of it; one of {', '.join(SECTIONS)}; can be given several times"
+    parser.add_argument("--section", action="append", default=[], choices=SECTIONS, metavar="NAME", help=about)
     parser.add_argument("--json", metavar="FILE", help="also write JSON; - writes only that, to stdout")
+    about = "also write memory over time: a .csv file for one device, else a directory with a file a device"
+    parser.add_argument("--csv", type=Path, metavar="PATH", help=about)
     parser.add_argument("--all", action="store_true", help="leave out no rows")
     return parser
 
@@ -63,6 +69,8 @@ def _report(options: argparse.Namespace) -> None:
         raise UnusableRun(f"{error}. Give a run directory or a file that wanhook recorded.") from error
     except OSError as error:
         raise UnusableRun(str(error)) from error
+    if options.csv:
+        _write_csv(options.csv, report)
     if options.json == "-":
         sys.stdout.buffer.write(as_json(report))
         sys.stdout.buffer.flush()
@@ -71,7 +79,8 @@ def _report(options: argparse.Namespace) -> None:
         _write_json(Path(options.json), as_json(report))
     colour = wants_colour(sys.stdout, os.environ)
     width = min(max(shutil.get_terminal_size((WIDTH, 0)).columns, WIDTH), WIDEST) if sys.stdout.isatty() else WIDTH
-    sys.stdout.write(render(report, width=width, colour=colour, show_all=options.all))
+    text = render(report, width=width, colour=colour, show_all=options.all, sections=options.section)
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 
@@ -80,6 +89,26 @@ def _write_json(path: Path, text: bytes) -> None:
         path.write_bytes(text)
     except OSError as error:
         raise UnusableRun(f"{path}: {error.strerror}; give another file to --json") from error
+
+
+def _write_csv(path: Path, report: Report) -> None:
+    texts = as_csv(report)
+    if path.suffix == ".csv":
+        if len(texts) != 1:
+            names = ", ".join(texts) or "none"
+            raise UnusableRun(
+                f"{path}: one file takes one device, the run has {len(texts)} ({names}); give a directory"
+            )
+        files = {path: next(iter(texts.values()))}
+    else:
+        files = {path / name: text for name, text in texts.items()}
+    try:
+        if path.suffix != ".csv":
+            path.mkdir(parents=True, exist_ok=True)
+        for file, text in files.items():
+            file.write_text(text)
+    except OSError as error:
+        raise UnusableRun(f"{path}: {error.strerror}; give another place to --csv") from error
 
 
 def newest_run(directory: Path) -> Path:

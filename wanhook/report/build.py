@@ -9,7 +9,8 @@ from wanhook.analysis.collectives import CollectiveRow, collective_table
 from wanhook.analysis.device_remarks import DeviceRemark, device_remarks
 from wanhook.analysis.device_state import DeviceState, device_states
 from wanhook.analysis.exposed_table import Exposure, exposure
-from wanhook.analysis.findings import Finding, look_at, repeated_stage
+from wanhook.analysis.finding import Finding
+from wanhook.analysis.findings import look_at, repeated_stage
 from wanhook.analysis.health import FileHealth, file_health
 from wanhook.analysis.kernel_windows import KernelWindow, kernel_windows
 from wanhook.analysis.memory import DeviceMemory, memory_of
@@ -22,7 +23,7 @@ from wanhook.analysis.waits import WaitRow, wait_table
 if TYPE_CHECKING:
     from wanhook.tracefile.model import Run
 
-SCHEMA = "wanhook.report/1"
+SCHEMA = "wanhook.report/2"
 MIB = 1 << 20
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from wanhook.analysis.health import FileHealth
 from wanhook.analysis.last_moments import LastCollective, LastMoments
 from wanhook.analysis.run_facts import Fact, RunFacts
 from wanhook.report.build import Problem, Report
+from wanhook.report.check_line import write_check
 from wanhook.report.collective_section import group_title, write_collectives, write_kernel_bounds
 from wanhook.report.exposure_section import write_exposure
 from wanhook.report.kernel_section import write_kernels
@@ -17,30 +19,45 @@ from wanhook.report.scope_section import write_scopes
 from wanhook.report.sheet import Sheet
 from wanhook.report.text import mib, percent, ranks_named, seconds, span
 
+SECTIONS = ("recording", "scopes", "collectives", "exposure", "memory", "notes", "findings")
 MAX_ALIKE = 6  # problems of one kind that differ only in their figures
 MAX_THREADS = 4
 _LOUD = {"crashed", "unknown", "out of memory", "disk full", "full", "failed", "dropped"}
 
 
-def render(report: Report, *, width: int = 100, colour: bool = False, show_all: bool = False) -> str:
-    """The report as text of at most `width` columns; `show_all` leaves no row out."""
+def render(
+    report: Report, *, width: int = 100, colour: bool = False, show_all: bool = False, sections: Sequence[str] = ()
+) -> str:
+    """The report as text of at most `width` columns; `show_all` leaves no row out. `sections`: those of SECTIONS that
+    are wanted, in full; none: all of them, of memory the first screen."""
     sheet = Sheet(width, colour)
     _write_title(sheet, report)
-    _write_health(sheet, report, show_all)
-    write_scopes(sheet, report, show_all)
-    write_collectives(sheet, report)
-    write_kernel_bounds(sheet, report)
-    write_kernels(sheet, report)
-    write_exposure(sheet, report)
-    write_memory(sheet, report, show_all)
-    _write_notes(sheet, report.run)
-    if report.look_at:
-        sheet.heading("WHAT TO LOOK AT")
-        for finding in report.look_at:
-            sheet.line(finding.text)
+    for name in sections or SECTIONS:
+        _write_section(sheet, report, name, show_all, bool(sections))
     sheet.blank()
     sheet.line("docs/metrics.md defines every figure.", "dim", indent=0)
     return sheet.text()
+
+
+def _write_section(sheet: Sheet, report: Report, name: str, show_all: bool, details: bool) -> None:
+    if name == "recording":
+        _write_health(sheet, report, show_all)
+    elif name == "scopes":
+        write_scopes(sheet, report, show_all)
+    elif name == "collectives":
+        write_collectives(sheet, report)
+        write_kernel_bounds(sheet, report)
+        write_kernels(sheet, report)
+    elif name == "exposure":
+        write_exposure(sheet, report)
+    elif name == "memory":
+        write_memory(sheet, report, show_all, details)
+    elif name == "notes":
+        _write_notes(sheet, report.run)
+    elif name == "findings" and report.look_at:
+        sheet.heading("WHAT TO LOOK AT")
+        for finding in report.look_at:
+            sheet.line(finding.text)
 
 
 def _write_title(sheet: Sheet, report: Report) -> None:
@@ -108,6 +125,7 @@ def _write_health(sheet: Sheet, report: Report, show_all: bool) -> None:
             sheet.line(f"  The like holds for {rest}.")
     sheet.line(_reassurance(report))
     write_perturbations(sheet, report.perturbations)
+    write_check(sheet, report.memory)
 
 
 def _write_moments(sheet: Sheet, files: list[FileHealth]) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wanhook.analysis.memory_owners import Source
 
 NOTHING = "-"
 MIB = 1 << 20
@@ -84,3 +88,9 @@ def ranks_named(ranks: Iterable[int]) -> str:
     if known == [-1]:
         return "no rank"
     return f"rank{'s' if len(known) > 1 else ''} {rank_list(known)}"
+
+
+def source_text(source: Source) -> str:
+    """Where blocks were allocated, as a cell of a table has it: a path, and the expert where it is told apart."""
+    name = source.path if source.path is not None else f"({source.kind})"
+    return f"{name} [{source.component}]" if source.component else name
