@@ -70,10 +70,10 @@ void Model::allocate(const Event& event) {
   if (block == kNone || !map_[block].is_free()) block = make_room(event);
   if (block == kNone) return;
   const uint32_t number = map_.segment_of(block);
-  const uint64_t size = settings_.block_size(event.size);
+  const uint64_t room = map_[block].size;
+  const uint64_t size = is_put_back(event, room) ? event.size : settings_.block_size(event.size);
   check_segment(number, event, size);
   const Segment& segment = map_.segments()[number];
-  const uint64_t room = map_[block].size;
   if (size > room) {
     note(Kind::kAllocationTooLarge, event);
     block = map_.take(block, room);
@@ -81,6 +81,14 @@ void Model::allocate(const Event& event) {
     block = map_.take(block, settings_.splits(size, room - size, splits_finely(segment)) ? size : room);
   }
   begin_life(block, event);
+}
+
+// When the pool of a captured graph is put back into an earlier state, torch asks for whole blocks, one behind the
+// other, and does not round them again. A request that is rounded can neither fill a block that it does not fit, nor be
+// followed by one right behind its unrounded end.
+bool Model::is_put_back(const Event& event, uint64_t room) const noexcept {
+  return event.pool != 0 && event.size > 0 && event.size % kMinBlock == 0 &&
+         (event.size == room || next_allocation_ == event.address + event.size);
 }
 
 void Model::begin_life(uint32_t block, const Event& event) {
@@ -167,10 +175,9 @@ void Model::check_segment(uint32_t number, const Event& event, uint64_t size) {
     segment.kind = kind;
     segment.kind_known = true;
   }
-  // Restoring the pool of a captured graph allocates blocks of any size in it.
-  const bool is_graph_pool = event.pool != 0 && (event.pool & kMemPool) == 0;
-  const bool fits = segment.stream == event.stream && segment.pool == event.pool;
-  if (!fits || (segment.kind != kind && !is_graph_pool)) note(Kind::kAllocationElsewhere, event);
+  // Putting the pool of a captured graph back into an earlier state allocates blocks of any size in it.
+  const bool fits = segment.kind == kind || segment.pool != 0;
+  if (!fits || segment.stream != event.stream || segment.pool != event.pool) note(Kind::kAllocationElsewhere, event);
 }
 
 Segment Model::segment_like(const Event& event, bool expandable) const noexcept {

@@ -27,8 +27,11 @@ class Model {
   Model(const Settings& settings, const ModelOptions& options)
       : settings_(settings), options_(options), map_(options.largest_free) {}
 
-  // Plays the event that leads from a position to the next one.
+  // Plays the event that leads from a position to the next one. Where sizes are rounded to divisions of powers of two
+  // (needs_next), foresee() is to be called before it with the address of the event behind it, if that allocates.
   void play(const Event& event, uint64_t position);
+  bool needs_next() const noexcept { return settings_.rounds_up(); }
+  void foresee(uint64_t next_allocation) noexcept { next_allocation_ = next_allocation; }
   // Starts over from a known state. What was live before and is in it keeps its life and its scope; `unknown` stands
   // for the scope of the rest.
   void restart(const AddressMap& state, uint32_t unknown);
@@ -77,6 +80,7 @@ class Model {
   void end_life(uint32_t block, uint64_t position);
   uint32_t complete(uint32_t block);
   bool is_possible(const Event& event, uint64_t least);
+  bool is_put_back(const Event& event, uint64_t room) const noexcept;
   bool splits_finely(const Segment& segment) const noexcept;
   void check_segment(uint32_t segment, const Event& event, uint64_t size);
 
@@ -112,6 +116,7 @@ class Model {
   uint64_t active_ = 0;
   uint64_t inexact_from_ = kNoLimit;
   uint64_t expected_sequence_ = 0;  // 0: any
+  uint64_t next_allocation_ = 0;
   uint64_t steps_ = 0;  // left for searching through runs
   bool last_folded_ = false;
   bool claimed_ = false;

@@ -11,6 +11,7 @@ class Player {
 
   Outcome play() {
     const uint64_t last = plan_.events.count;
+    const bool looks_ahead = model_.needs_next();
     begin_epoch(0, plan_.known_at_start);
     for (uint64_t position = 0;;) {
       stop_at(position);
@@ -18,6 +19,7 @@ class Player {
       // Up to the next place where something is to be done besides playing.
       const uint64_t next = std::min(next_stop(), last);
       for (; position < next; ++position) {
+        if (looks_ahead) model_.foresee(allocation_at(position + 1));
         model_.play(plan_.events[position], position);
         counters_[position + 1] = model_.counters();
       }
@@ -45,6 +47,12 @@ class Player {
       map_blocks_left_ -= blocks;
       outcome_.maps.push_back(model_.address_map(position));
     }
+  }
+
+  uint64_t allocation_at(uint64_t index) const noexcept {
+    if (index >= plan_.events.count) return 0;
+    const Event event = plan_.events[index];
+    return event.action == static_cast<uint8_t>(AllocatorAction::kAlloc) ? event.address : 0;
   }
 
   uint64_t next_stop() const noexcept {

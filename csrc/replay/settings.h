@@ -24,6 +24,13 @@ struct Settings {
   // Bytes that a request takes up before the rest of a block is or is not split off. requested: at most 2^62.
   uint64_t block_size(uint64_t requested) const noexcept;
 
+  bool rounds_up() const noexcept {
+    for (const uint64_t divisions : roundup_power2_divisions) {
+      if (divisions > 1) return true;
+    }
+    return false;
+  }
+
   // Whether the rest of a free block is split off. fine: in the small pool, and wherever segments are expandable.
   bool splits(uint64_t size, uint64_t rest, bool fine) const noexcept {
     return fine ? rest >= kMinBlock : size < max_split_size && rest > kMostSmall;

@@ -3,6 +3,7 @@
 `PYTHONPATH=.:tests python tests/integration/test_replay_oracle.py OPERATIONS SEEDS` compares more of them.
 """
 
+import itertools
 import sys
 import tempfile
 from pathlib import Path
@@ -27,11 +28,16 @@ SETTINGS = [
     "expandable_segments:True,large_segment_size_mb:40,max_split_size_mb:200",
     "max_split_size_mb:128,garbage_collection_threshold:0.8,roundup_power2_divisions:2",
 ]
-MIXES = ["", "s", "se", "seo", "seopr"]
+MIXES = ["", "s", "se", "seo", "seopr", "epc"]
 
 
 def mix_for(conf: str, mix: str) -> str:
-    return mix.replace("r", "") if "expandable" in conf else mix
+    """Without what torch itself does not bear with these settings, and what a replay cannot tell from the events: where
+    a block ends that is put back into an expandable segment that has grown since, when sizes are rounded up."""
+    if "expandable" in conf:
+        mix = mix.replace("r", "")
+        mix = mix.replace("c", "") if "roundup" in conf else mix
+    return mix
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +96,11 @@ def test_wrong_settings_do_not_go_unnoticed(program, tmp_path, conf, believed):
     assert exact == (conf == "expandable_segments:True")
 
 
+def test_pools_that_never_split_do_not_go_unnoticed(program, tmp_path):
+    recorded = record(program, tmp_path, "", seed=1, operations=4000, mix="epn")
+    assert differences(recorded, replayed(recorded, in_force([""]))) != []
+
+
 def test_settings_that_change_in_the_middle_do_not_go_unnoticed(program, tmp_path):
     recorded = record(program, tmp_path, "", seed=1, operations=8000, mix="sel")
     found = replayed(recorded, in_force([""]))
@@ -118,19 +129,18 @@ def test_settings_are_read_as_torch_reads_them(program, strings):
     assert float(lines[4]) == ours.garbage_collection_threshold
 
 
-def fuzz(operations: int, seeds: int) -> int:
-    """Prints what differs; how many operations were compared."""
-    compared = 0
+def fuzz(operations: int, seeds: int) -> None:
+    """Prints what differs, and how much was compared."""
+    probes = maps = 0
     with tempfile.TemporaryDirectory() as directory:
         program = build(Path(directory))
-        for conf in SETTINGS:
-            for mix in MIXES:
-                for seed in range(seeds):
-                    mixed = mix_for(conf, mix)
-                    recorded = record(program, Path(directory), conf, seed=seed, operations=operations, mix=mixed)
-                    report(f"{conf or 'default'}, mix {mixed!r}, seed {seed}", recorded, in_force([conf]))
-                    compared += operations
-    return compared
+        for conf, mix, seed in itertools.product(SETTINGS, MIXES, range(seeds)):
+            mixed = mix_for(conf, mix)
+            recorded = record(program, Path(directory), conf, seed=seed, operations=operations, mix=mixed)
+            report(f"{conf or 'default'}, mix {mixed!r}, seed {seed}", recorded, in_force([conf]))
+            probes, maps = probes + len(recorded.probes), maps + len(recorded.snapshots)
+    runs = len(SETTINGS) * len(MIXES) * seeds
+    print(f"{runs} runs of {operations} operations: counters compared {probes} times, address maps {maps} times")
 
 
 def report(name: str, recorded: Recorded, settings: _replay.Settings) -> None:
@@ -142,4 +152,4 @@ def report(name: str, recorded: Recorded, settings: _replay.Settings) -> None:
 
 
 if __name__ == "__main__":
-    print(f"{fuzz(int(sys.argv[1]), int(sys.argv[2]))} operations compared")
+    fuzz(int(sys.argv[1]), int(sys.argv[2]))

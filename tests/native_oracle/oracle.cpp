@@ -1,10 +1,17 @@
 // `oracle DIRECTORY SEED OPERATIONS MIX`: drives torch's own CUDA caching allocator over a fake device with random
-// operations, and writes what it recorded and what it said about itself. The settings come from
-// PYTORCH_CUDA_ALLOC_CONF.
+// operations, and writes what it recorded and what it said about itself. Settings come from PYTORCH_ALLOC_CONF.
 //
-// MIX is letters: s several streams and record_stream, p private pools (graph captures and MemPools), r which are
-// released (not with expandable segments: torch 2.11 then counts mappings wrongly and uses a pool that it has deleted),
-// o little memory and memory fractions, so that allocations fail, e empty_cache, l settings change in mid-run.
+// MIX is letters:
+//   s  several streams and record_stream
+//   p  private pools: those of graph captures, and MemPools
+//   r  pools are released; not with expandable segments: torch 2.11 then counts mappings wrongly and uses a pool that
+//   it
+//      has deleted
+//   o  little memory and memory fractions, so that allocations fail
+//   e  empty_cache
+//   c  pools are put back into an earlier state, as trees of captured graphs do; not with s
+//   l  settings change in mid-run
+//   n  some pools never split
 
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
@@ -13,6 +20,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <random>
 #include <set>
 #include <string>
@@ -154,11 +162,34 @@ class Fuzz {
       pools_.push_back(chance(0.5) ? c10::MempoolId_t{last_pool_, 0} : c10::MempoolId_t{0, last_pool_});
       pool_uses_.push_back(0);
     }
+    const bool is_new = pool_uses_[index] == 0;
     const cudaStream_t only = chance(0.5) ? stream_number(static_cast<int>(below(kStreams))) : nullptr;
     capturing_ = pools_[index];
     ++pool_uses_[index];
     caching::beginAllocateToPool(0, capturing_,
                                  [only](cudaStream_t stream) { return only == nullptr || stream == only; });
+    if (has('n') && is_new && capturing_.second != 0) caching::setNoSplit(0, capturing_);
+  }
+
+  // All of the pool's blocks are freed, and those of the kept state are there again.
+  void put_back() {
+    if (pools_.empty()) return;
+    const size_t index = below(pools_.size());
+    if (kept_states_.size() < 3 || chance(0.5)) {
+      kept_states_.push_back(caching::getCheckpointState(0, pools_[index]));
+      return;
+    }
+    c10::cuda::CUDACachingAllocator::CheckpointDelta changed =
+        caching::setCheckpointPoolState(0, kept_states_[below(kept_states_.size())]);
+    const std::set<void*> freed(changed.ptrs_freed.begin(), changed.ptrs_freed.end());
+    std::vector<Live> kept;
+    for (const Live& each : live_) {
+      if (freed.count(each.address) == 0) kept.push_back(each);
+    }
+    for (c10::DataPtr& pointer : changed.dataptrs_allocd) kept.push_back({pointer.release_context(), 0, 0});
+    live_.swap(kept);
+    bytes_ = 0;
+    for (const Live& each : live_) bytes_ += each.size;
   }
 
   void change_settings() {
@@ -189,6 +220,7 @@ class Fuzz {
     if (has('e') && !in_capture && chance(1.0 / 150)) caching::emptyCache();
     if (has('o') && chance(1.0 / 200)) caching::setMemoryFraction(std::uniform_real_distribution<>(0.3, 1)(random_), 0);
     if (has('l') && chance(1.0 / 500)) change_settings();
+    if (has('c') && !in_capture && chance(1.0 / 50)) put_back();
   }
 
   std::mt19937_64 random_;
@@ -198,6 +230,7 @@ class Fuzz {
   uint64_t bytes_ = 0;
   std::vector<c10::MempoolId_t> pools_;
   std::vector<int> pool_uses_;
+  std::vector<std::shared_ptr<caching::AllocatorState>> kept_states_;
   c10::MempoolId_t capturing_{0, 0};
   uint64_t last_pool_ = 0;
 };

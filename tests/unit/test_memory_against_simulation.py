@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 
 from made_allocator import MIB, MadeAllocator
 from made_trace import TraceBuilder
+from wanhook.analysis.allocator_figures import Figures
 from wanhook.analysis.allocator_timeline import AllocatorTimeline
 from wanhook.analysis.memory import memory_of
 from wanhook.analysis.memory_by_scope import scope_memory
 from wanhook.analysis.memory_owners import Sources, owners_at
+from wanhook.analysis.range_maximum import Ranges
 from wanhook.tracefile.model import load
 
 SEGMENTS = 4
@@ -136,6 +138,11 @@ def test_every_scope_and_every_owner(tmp_path, steps):
         assert row["pending_peak"] == max(state[2] - state[1] for state in states)
         assert (row["allocated_begin"], row["allocated_end"]) == (states[0][1], states[-1][1])
         assert row["left_behind"] == left_behind(made, scope)
+    piecewise = Figures(timeline.counters, timeline.events, on_gpu=True, stretch=3)
+    assert piecewise.peaks(timeline.start) == timeline.figures.peaks(timeline.start)
+    inside_each = Ranges(table["first"], table["last"] + 1)
+    for name, most in timeline.figures.maxima(inside_each).items():
+        assert (piecewise.maxima(inside_each)[name] == most).all()
     for position in range(len(timeline.counters)):
         owners = owners_at(timeline, position, Sources(trace))
         counted = timeline.counters[position]

@@ -12,9 +12,13 @@ def values_and_ranges(draw):
     return values, draw(st.lists(edges, max_size=30))
 
 
-@given(values_and_ranges())
-def test_each_range_has_the_maximum_of_its_slice(case):
+@given(values_and_ranges(), st.integers(1, 60))
+def test_each_range_has_the_maximum_of_its_slice(case, stretch):
     values, ranges = case
     begin, end = np.array(ranges, np.int64).reshape(-1, 2).T
-    found = Ranges(begin, end).maximum(np.array(values))
+    ranges_of = Ranges(begin, end)
+    pieces = ranges_of.pieces(np.dtype(np.int64))
+    for first in range(0, len(values), stretch):
+        ranges_of.reduce(pieces, first, np.array(values[first : first + stretch]))
+    found = ranges_of.maximum(pieces)
     assert found.tolist() == [max(values[first:last]) for first, last in ranges]

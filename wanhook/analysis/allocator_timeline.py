@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wanhook.analysis.allocator_figures import Figures
 from wanhook.analysis.device_replay import DeviceReplay
 from wanhook.tracefile.format import AllocatorAction
 
@@ -17,19 +18,15 @@ if TYPE_CHECKING:
 BEFORE_RECORDING, NOT_RECORDED = -1, -2
 
 MAX_POST_MORTEMS = 16  # failed allocations whose address map is kept
-# External fragmentation of less free memory than this share of the reserved bytes is said of nothing: two free blocks
-# of 512 bytes in a full gigabyte are no fragmentation to act upon.
-LEAST_FREE = 0.05
-STRETCH = 1 << 19  # rows worked on at a time where columns beside them would take as much memory as the events
 
 
 class AllocatorTimeline(DeviceReplay):
     """A replay with what the memory figures need of it.
 
-    `counters`, `blocks` and `segments` are those of wanhook._replay. `start` is the position at which a snapshot first
-    gave the state, else 0. `failed` are the indexes of the OOM events; for the first MAX_POST_MORTEMS of them
-    `result.address_map(index)` is there. The CPU (`on_gpu` false) has no segments: reserved, free and largest_free mean
-    nothing there.
+    `counters`, `blocks` and `segments` are those of wanhook._replay, `figures` what follows from the counters. `start`
+    is the position at which a snapshot first gave the state, else 0. `failed` are the indexes of the OOM events; for
+    the first MAX_POST_MORTEMS of them `result.address_map(index)` is there. The CPU (`on_gpu` false) has no segments:
+    reserved, free and largest_free mean nothing there.
     """
 
     def __init__(self, trace: Trace, device: int) -> None:
@@ -39,19 +36,8 @@ class AllocatorTimeline(DeviceReplay):
         super().__init__(trace, device, maps_at=self.failed[:MAX_POST_MORTEMS].tolist())
         self.on_gpu = device >= 0
         self.start = self.known[0][0] if self.known else 0
-        self._peaks: dict[str, int] = {}
         self.counters, self.blocks, self.segments = self.result.counters, self.result.blocks, self.result.segments
-
-    @cached_property
-    def external_share(self) -> np.ndarray:
-        """External fragmentation, 1 - largest free block / free bytes, at each position (float32, shape (positions,));
-        -1 where less than LEAST_FREE of the reserved bytes is free."""
-        share = np.full(len(self.counters), -1, np.float32)
-        for begin in range(0, len(share), STRETCH):
-            part = self.counters[begin : begin + STRETCH]
-            rows = np.flatnonzero((part["free"] > 0) & (part["free"] >= LEAST_FREE * part["reserved"]))
-            share[begin + rows] = 1 - part["largest_free"][rows] / part["free"][rows]
-        return self._settled(share)
+        self.figures = Figures(self.counters, self.events, self.on_gpu)
 
     def times(self, positions: np.ndarray) -> np.ndarray:
         """Host times (ns) at which positions were reached, int64, the shape of positions; see `time` for position 0."""
@@ -68,44 +54,17 @@ class AllocatorTimeline(DeviceReplay):
         """The scope id of the event that led to a position, 0 where there is none."""
         return int(self.events["scope"][position - 1]) if position else 0
 
-    def figure(self, name: str) -> np.ndarray:
-        """A counter, "slack" (reserved - allocated), "pending" (active - allocated) or "external" at each position."""
-        if name == "external":
-            return self.external_share
-        if name == "slack":
-            return self._settled(self.counters["reserved"] - self.counters["allocated"])
-        return self.counters["active"] - self.counters["allocated"] if name == "pending" else self.counters[name]
-
     def peak(self, name: str) -> int:
-        """The position from `start` on at which a figure first is the largest; a segment is there for a block, so the
-        peak of reserved is that with the block in it."""
-        if name not in self._peaks:
-            found = self.start + int(np.argmax(self.figure(name)[self.start :]))
-            begin, end = self._growing
-            held = end[(begin <= found) & (found < end)]
-            self._peaks[name] = int(held[0]) if name == "reserved" and len(held) else found
-        return self._peaks[name]
+        """The position from `start` on at which a figure (allocator_figures.Figures) first is the largest; a segment is
+        there for a block, so the peak of reserved is that with the block in it."""
+        found = self._peaks[name]
+        begin, end = self.figures.growing
+        held = end[(begin <= found) & (found < end)]
+        return int(held[0]) if name == "reserved" and len(held) else found
 
     @cached_property
-    def _growing(self) -> tuple[np.ndarray, np.ndarray]:
-        """The positions begin[i] to end[i] - 1 lie behind the events that made or mapped segments for the block that
-        the next event, at end[i], allocates. The allocator's lock is held between: nothing can see these states."""
-        action = self.events["action"]
-        grows = (action == AllocatorAction.SEGMENT_ALLOC) | (action == AllocatorAction.SEGMENT_MAP)
-        rows = np.flatnonzero(grows)
-        first = rows[np.append(True, np.diff(rows) > 1)[: len(rows)]]
-        last = rows[np.append(np.diff(rows) > 1, True)[: len(rows)]]
-        followed = np.flatnonzero(last + 1 < len(action))
-        followed = followed[action[last[followed] + 1] == AllocatorAction.ALLOC]
-        return first[followed] + 1, last[followed] + 2
-
-    def _settled(self, values: np.ndarray) -> np.ndarray:
-        """The values, shape (positions,), with those of states that nothing can see put to the one before them."""
-        begin, end = self._growing
-        length = end - begin
-        hidden = np.repeat(begin, length) + np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
-        values[hidden] = np.repeat(values[begin - 1], length)
-        return values
+    def _peaks(self) -> dict[str, int]:
+        return self.figures.peaks(self.start)
 
     def alive(self, position: int) -> np.ndarray:
         """Rows of the blocks that are live or wait for their free at a position (int64[n])."""

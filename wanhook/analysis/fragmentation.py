@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from wanhook.analysis.allocator_timeline import AllocatorTimeline
 from wanhook.analysis.moments import Moment, moment_at
 
@@ -32,7 +34,7 @@ def fragmentation(trace: Trace, timeline: AllocatorTimeline) -> Fragmentation | 
     if not timeline.on_gpu or not (peak := int(timeline.counters["reserved"][timeline.peak("reserved")])):
         return None
     held, slack, scattered = (timeline.peak(name) for name in ("reserved", "slack", "external"))
-    share = timeline.external_share[[held, slack, scattered]].tolist()
+    share = timeline.figures.at(np.array([held, slack, scattered]))["external"].tolist()
     known = [value if value >= 0 else None for value in share]
     return Fragmentation(
         largest_slack=moment_at(trace, timeline, slack),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wanhook.analysis.allocator_timeline import STRETCH, AllocatorTimeline
+from wanhook.analysis.allocator_timeline import AllocatorTimeline
 from wanhook.analysis.range_maximum import Ranges
 from wanhook.tracefile.format import ScopeLevel
 from wanhook.tracefile.names import MAX_DEPTH
@@ -16,6 +16,7 @@ from wanhook.tracefile.names import MAX_DEPTH
 if TYPE_CHECKING:
     from wanhook.tracefile.model import Trace
 
+STRETCH = 1 << 19  # blocks at a time: columns beside all of them would take as much memory as the events
 MAX_OCCURRENCES = 200  # of a stage's path that are listed one by one
 
 # One row a scope, in the order of Trace.scopes. Bytes; `first` and `last` are positions, `external` is -1 where there
@@ -80,11 +81,10 @@ def scope_memory(trace: Trace, timeline: AllocatorTimeline) -> np.ndarray:
     out = np.zeros(len(trace.scopes), SCOPE_MEMORY)
     first, last = out["first"], out["last"] = timeline.spans(trace.scopes)
     out["allocated_begin"], out["allocated_end"] = counters["allocated"][first], counters["allocated"][last]
-    inside = Ranges(first, last + 1)
-    for name in ("allocated", "active", "pending", *(["reserved", "slack"] if timeline.on_gpu else [])):
-        out[name + "_peak"] = inside.maximum(timeline.figure(name))
-    if timeline.on_gpu:
-        out["external"] = inside.maximum(timeline.external_share)
+    for name, most in timeline.figures.maxima(Ranges(first, last + 1)).items():
+        column = name if name == "external" else name + "_peak"
+        if column in SCOPE_MEMORY.names:
+            out[column] = most
     out["left_behind"] = _left_behind(trace, timeline, last)
     return out
 
