@@ -14,7 +14,6 @@ import sysconfig
 import time
 from pathlib import Path
 
-import pybind11
 import torch
 from setuptools import Extension
 from setuptools.command.build_ext import build_ext
@@ -47,7 +46,7 @@ def _replay_extension(root: Path) -> Extension:
         _REPLAY,
         files,
         depends=headers,
-        include_dirs=[str(root / "csrc"), pybind11.get_include()],
+        include_dirs=[str(root / "csrc"), _pybind11_headers()],
         extra_compile_args=["-std=c++17", *_COMPILE_FLAGS],
         language="c++",
     )
@@ -75,6 +74,15 @@ def _recording_extension(root: Path) -> Extension:
         libraries=libraries,
         extra_objects=objects,
     )
+
+
+def _pybind11_headers() -> str:
+    """Those of the pybind11 package, or the copy among torch's headers where it is not installed."""
+    try:
+        import pybind11
+    except ImportError:
+        return str(Path(torch.__file__).parent / "include")
+    return pybind11.get_include()
 
 
 class BuildNative(BuildExtension):

@@ -94,7 +94,7 @@ size_t offset_of(const py::object& fields, const char* name, const py::dtype& wa
   const py::tuple field = fields[name];
   if (!py::object(field[0]).equal(wanted)) {
     throw py::value_error(std::string("column ") + name + " of the events must be " +
-                          py::repr(wanted).cast<std::string>());
+                          wanted.attr("str").cast<std::string>());
   }
   return field[1].cast<size_t>();
 }

@@ -28,7 +28,7 @@ SETTINGS = [
     "expandable_segments:True,large_segment_size_mb:40,max_split_size_mb:200",
     "max_split_size_mb:128,garbage_collection_threshold:0.8,roundup_power2_divisions:2",
 ]
-MIXES = ["", "s", "se", "seo", "seopr", "epc"]
+MIXES = ["", "s", "se", "seo", "seopr", "seopu", "epc"]
 
 
 def mix_for(conf: str, mix: str) -> str:

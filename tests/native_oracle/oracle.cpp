@@ -11,7 +11,8 @@
 //   e  empty_cache
 //   c  pools are put back into an earlier state, as trees of captured graphs do; not with s
 //   l  settings change in mid-run
-//   n  some pools never split
+//   n  MemPools never split
+//   u  MemPools lend their blocks to others when memory runs out
 
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
@@ -144,6 +145,7 @@ class Fuzz {
   void switch_pool() {
     if (capturing_.first != 0 || capturing_.second != 0) {
       caching::endAllocateToPool(0, capturing_);
+      if (has('u') && capturing_.second != 0) caching::setUseOnOOM(0, capturing_, true);
       capturing_ = {0, 0};
       return;
     }
@@ -168,6 +170,8 @@ class Fuzz {
     ++pool_uses_[index];
     caching::beginAllocateToPool(0, capturing_,
                                  [only](cudaStream_t stream) { return only == nullptr || stream == only; });
+    // torch cannot fall back on a pool that it is recording into.
+    if (has('u') && capturing_.second != 0) caching::setUseOnOOM(0, capturing_, false);
     if (has('n') && is_new && capturing_.second != 0) caching::setNoSplit(0, capturing_);
   }
 
