@@ -29,6 +29,7 @@ BYTES = 1 << 20
 BUDGET = 40.0  # ns an entry, recorded
 WARM_UP_SECONDS = 1.0
 TWIN = "--as-bare-twin"
+BARE, EMPTY = "bare, process beside", "empty tracker, process beside"
 
 
 def pair_nanoseconds(device: str, count: int) -> float:
@@ -41,10 +42,11 @@ def pair_nanoseconds(device: str, count: int) -> float:
 
 
 class BareTwin:
-    """Another process, to which nothing was ever attached, that can be measured in turn with this one."""
+    """Another process, to which nothing of ours was ever attached, that can be measured in turn with this one; with a
+    folder to build in, one with an empty tracker and the loop in C++."""
 
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "benchmarks.allocator_cost", TWIN]
+    def __init__(self, *folder: Path) -> None:
+        command = [sys.executable, "-m", "benchmarks.allocator_cost", TWIN, *map(str, folder)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def measure(self, count: int) -> float:
@@ -64,11 +66,16 @@ class BareTwin:
             self._process.kill()
 
     @staticmethod
-    def serve(device: str) -> None:
+    def serve(device: str, *folder: str) -> None:
         """The other side: answers each count on stdin with ns a pair, until stdin ends."""
         warm_up(device)
+        measure = partial(pair_nanoseconds, device)
+        if folder:
+            loop, attach_empty_tracker = native_loop.build(Path(folder[0]))
+            attach_empty_tracker()
+            measure = partial(loop, BYTES)
         for line in sys.stdin:
-            print(pair_nanoseconds(device, int(line)), flush=True)
+            print(measure(int(line)), flush=True)
 
 
 def warm_up(device: str) -> None:
@@ -124,12 +131,14 @@ class Measured:
     profiled: dict[str, np.ndarray]
 
 
-def measure_all(device: str, rounds: int, count: int, folder: Path, twin: BareTwin) -> dict[str, Measured]:
+def measure_all(
+    device: str, rounds: int, count: int, folder: Path, twins: dict[str, tuple[str, BareTwin]]
+) -> dict[str, Measured]:
     """By where the loop is written. Python's holds what a tensor costs besides, and so more noise; C++'s is the
     allocator alone, its caches warm."""
     loops: dict[str, Callable[[int], float]] = {"from Python": partial(pair_nanoseconds, device)}
     if device == "cuda":
-        loops["from C++"] = partial(native_loop.build(folder), BYTES)
+        loops["from C++"] = partial(native_loop.build(folder)[0], BYTES)
     warm_up(device)
     bare = interleave([Variant(where, partial(loop, count)) for where, loop in loops.items()], rounds)
     import wanhook
@@ -141,8 +150,9 @@ def measure_all(device: str, rounds: int, count: int, folder: Path, twin: BareTw
     for where, loop in loops.items():
         measure, short = partial(loop, count), partial(loop, max(count // 10, 100))
         common = [Variant("gate closed", measure), Variant("recorded", measure, recording)]
-        if where == "from Python":
-            common.append(Variant("bare, process beside", partial(twin.measure, count)))
+        if where in twins:
+            name, twin = twins[where]
+            common.append(Variant(name, partial(twin.measure, count)))
         attached = interleave(common + (histories(measure) if device == "cuda" else []), rounds)
         found[where] = Measured(bare[where], attached, {})
         found[where].profiled = interleave([Variant("gate closed", short), Variant("on", short, profiler)], 5)
@@ -158,9 +168,10 @@ def tables(device: str, entries: int, where: str, measured: Measured) -> list[Ta
     costs = Table(f"cost of one entry ({entries} a pair), {where}, ns")
     costs.add("gate closed, over bare", unpaired(gate, measured.bare, entries))
     costs.add("recorded, over bare", unpaired(attached["recorded"], measured.bare, entries), BUDGET)
-    if "bare, process beside" in attached:
-        beside = attached["bare, process beside"]
-        costs.add("recorded, over a bare process beside", paired(attached["recorded"], beside, entries))
+    if BARE in attached:
+        costs.add("recorded, over a bare process beside", paired(attached["recorded"], attached[BARE], entries))
+    if EMPTY in attached:
+        costs.add(f"{EMPTY}, over bare", unpaired(attached[EMPTY], measured.bare, entries))
     costs.add("recorded, over gate closed", paired(attached["recorded"], gate, entries))
     for name in attached:
         if name.startswith("memory history"):
@@ -174,13 +185,18 @@ def tables(device: str, entries: int, where: str, measured: Measured) -> list[Ta
 def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if TWIN in sys.argv:
-        return BareTwin.serve(device)
+        return BareTwin.serve(device, *sys.argv[sys.argv.index(TWIN) + 1 :])
     chosen = arguments(__doc__.splitlines()[0]).parse_args()
-    folder, twin = Path(tempfile.mkdtemp(prefix="wanhook-bench-", dir=chosen.dir)), BareTwin()
+    folder = Path(tempfile.mkdtemp(prefix="wanhook-bench-", dir=chosen.dir))
+    twins = {"from Python": (BARE, BareTwin())}
+    if device == "cuda":
+        (folder / "twin").mkdir()
+        twins["from C++"] = (EMPTY, BareTwin(folder / "twin"))
     try:
-        measured = measure_all(device, rounds_of(chosen), 1_000 if chosen.quick else 20_000, folder, twin)
+        measured = measure_all(device, rounds_of(chosen), 1_000 if chosen.quick else 20_000, folder, twins)
     finally:
-        twin.close()
+        for _, twin in twins.values():
+            twin.close()
         shutil.rmtree(folder, ignore_errors=True)
     entries = 3 if device == "cuda" else 2
     return finish(

@@ -18,8 +18,9 @@ from native_build.cuda_toolkit import find_cuda_files
 SOURCE = Path(__file__).parent / "native" / "allocator_loop.cpp"
 
 
-def build(folder: Path) -> Callable[[int, int], float]:
-    """(bytes, count) -> ns a pair. CalledProcessError when it does not compile, with the compiler's words on stderr."""
+def build(folder: Path) -> tuple[Callable[[int, int], float], Callable[[], None]]:
+    """((bytes, count) -> ns a pair, attach a tracker that does nothing). CalledProcessError when it does not compile,
+    with the compiler's words on stderr."""
     from torch.utils.cpp_extension import include_paths, library_paths  # says something on machines without a GPU
 
     cuda = find_cuda_files(torch.version.cuda)
@@ -30,7 +31,8 @@ def build(folder: Path) -> Callable[[int, int], float]:
     command += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
     command += [f"-L{name}" for name in library_paths()] + ["-lc10_cuda", "-lc10"]
     subprocess.run(command, check=True)
-    loop = ctypes.CDLL(str(library)).allocator_loop
+    loaded = ctypes.CDLL(str(library))
+    loop = loaded.allocator_loop
     loop.argtypes, loop.restype = [ctypes.c_size_t, ctypes.c_long], ctypes.c_double
 
     def measure(size: int, count: int) -> float:
@@ -39,4 +41,4 @@ def build(folder: Path) -> Callable[[int, int], float]:
             raise RuntimeError("the caching allocator refused to allocate")
         return spent
 
-    return measure
+    return measure, loaded.attach_empty_tracker

@@ -109,15 +109,15 @@ def judge_replays(folders: list[Path], *, on_gpu: bool) -> Verdict:
     name = "memory replay exact"
     if not on_gpu:
         return Verdict(name, None, "no GPU")
-    from wanhook.analysis.replay_check import replay_check
-
+    from wanhook.analysis.device_replay import DeviceReplay
+    from wanhook.analysis.replay_check import check_replay
     from wanhook.tracefile.format import SampleEdge
 
     problems, places = [], []
     for folder in folders:
         for trace in _settled(folder):
             where = f"{folder.name} rank {trace.rank}"
-            result = replay_check(trace)
+            result = check_replay(trace, DeviceReplay(trace, trace.meta["device"]["index"]))
             edges = int(np.isin(trace.memory_samples["edge"], [SampleEdge.SCOPE_BEGIN, SampleEdge.SCOPE_END]).sum())
             places.append(result.places)
             problems += [f"{where}: {reason}" for reason in result.refused]

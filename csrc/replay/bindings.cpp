@@ -5,9 +5,13 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <string>
+#include <type_traits>
+#include <vector>
 
 #include "replay/replay.h"
 
@@ -130,21 +134,76 @@ std::vector<uint64_t> positions_of(const std::vector<int64_t>& given, uint64_t l
   return positions;
 }
 
+struct Field {
+  const char* name;
+  const char* format;
+  size_t offset;
+};
+
+template <class Value>
+constexpr const char* format_of() {
+  if (std::is_same_v<Value, int64_t>) return "<i8";
+  if (std::is_same_v<Value, uint64_t>) return "<u8";
+  if (std::is_same_v<Value, int32_t>) return "<i4";
+  if (std::is_same_v<Value, uint32_t>) return "<u4";
+  static_assert(sizeof(Value) >= 4 || std::is_same_v<Value, uint8_t>);
+  return "u1";
+}
+
+// numpy's dtype of a row, made once by numpy itself. Not PYBIND11_NUMPY_DTYPE: with pybind11 3.1.0, GCC 13 and the link
+// flags of Ubuntu's Python it crashed the import.
 template <class Row>
-py::array_t<Row> copied(const std::vector<Row>& rows) {
-  return py::array_t<Row>(static_cast<py::ssize_t>(rows.size()), rows.data());
+PyObject* row_dtype = nullptr;
+
+template <class Row>
+py::dtype dtype_of() {
+  return py::reinterpret_borrow<py::dtype>(row_dtype<Row>);
 }
 
-py::array_t<BlockLife> handed_over(GrowingRows<BlockLife>& lives) {
-  const auto rows = static_cast<py::ssize_t>(lives.size());
+template <class Row>
+void make_dtype(py::module_& module, const char* name, std::initializer_list<Field> fields) {
+  py::list names, formats, offsets;
+  for (const Field& field : fields) {
+    names.append(field.name);
+    formats.append(field.format);
+    offsets.append(field.offset);
+  }
+  py::dict layout;
+  layout["names"] = names;
+  layout["formats"] = formats;
+  layout["offsets"] = offsets;
+  layout["itemsize"] = sizeof(Row);
+  py::object made = py::module_::import("numpy").attr("dtype")(layout);
+  module.attr(name) = made;
+  row_dtype<Row> = made.release().ptr();  // for the life of the process
+}
+
+// Without data: not filled in.
+template <class Row>
+py::array array_of(size_t rows, const Row* data = nullptr, py::handle owner = {}) {
+  return py::array(dtype_of<Row>(), std::vector<py::ssize_t>{static_cast<py::ssize_t>(rows)}, {}, data, owner);
+}
+
+template <class Row>
+Row* rows_of(py::array& array) {
+  return static_cast<Row*>(array.mutable_data());
+}
+
+template <class Row>
+py::array copied(const std::vector<Row>& rows) {
+  return array_of(rows.size(), rows.data());
+}
+
+py::array handed_over(GrowingRows<BlockLife>& lives) {
+  const size_t rows = lives.size();
   BlockLife* data = lives.release();
-  if (data == nullptr) return py::array_t<BlockLife>(0);
-  return py::array_t<BlockLife>(rows, data, py::capsule(data, [](void* memory) { std::free(memory); }));
+  if (data == nullptr) return array_of<BlockLife>(0);
+  return array_of(rows, data, py::capsule(data, [](void* memory) { std::free(memory); }));
 }
 
-py::array_t<SegmentLife> segment_lives(const std::vector<Segment>& segments) {
-  py::array_t<SegmentLife> lives(static_cast<py::ssize_t>(segments.size()));
-  SegmentLife* life = lives.mutable_data();
+py::array segment_lives(const std::vector<Segment>& segments) {
+  py::array lives = array_of<SegmentLife>(segments.size());
+  auto* life = rows_of<SegmentLife>(lives);
   for (const Segment& segment : segments) {
     *life++ = {segment.address,
                static_cast<int64_t>(segment.largest),
@@ -160,12 +219,12 @@ py::array_t<SegmentLife> segment_lives(const std::vector<Segment>& segments) {
 }
 
 struct Result {
-  py::array_t<Counters> counters;
-  py::array_t<BlockLife> blocks;
-  py::array_t<SegmentLife> segments;
-  py::array_t<Contradiction> contradictions;
+  py::array counters;
+  py::array blocks;
+  py::array segments;
+  py::array contradictions;
   uint64_t contradiction_count;
-  py::array_t<Epoch> exact;
+  py::array exact;
   std::vector<Epoch> epochs;
   std::vector<AddressMap> maps;
 
@@ -208,8 +267,8 @@ Result run(const py::array& events, const std::vector<AddressMap>& states, const
   plan.maps_at = positions_of(maps_at, plan.events.count, "maps_at");
   plan.unknown_from = positions_of(unknown_from, plan.events.count, "unknown_from");
   plan.known_at_start = complete_from_start;
-  py::array_t<Counters> counters(static_cast<py::ssize_t>(plan.events.count + 1));
-  Counters* rows = counters.mutable_data();
+  py::array counters = array_of<Counters>(plan.events.count + 1);
+  auto* rows = rows_of<Counters>(counters);
   Outcome outcome;
   const auto model = std::make_unique<Model>(settings, ModelOptions{host, largest_free && !host, blocks});
   {
@@ -235,28 +294,49 @@ py::dict contradiction_kinds() {
   return kinds;
 }
 
-void register_dtypes(py::module_& module) {
-  PYBIND11_NUMPY_DTYPE(Counters, requested, allocated, active, reserved, inactive_split, free, largest_free);
-  PYBIND11_NUMPY_DTYPE(BlockLife, address, size, requested, begin, freed, end, scope, stream, segment);
-  PYBIND11_NUMPY_DTYPE(SegmentLife, address, size, begin, end, scope, stream, pool, large, expandable);
-  PYBIND11_NUMPY_DTYPE(Contradiction, position, kind, address, size);
-  PYBIND11_NUMPY_DTYPE(Epoch, begin, end, inexact_from, known);
-  PYBIND11_NUMPY_DTYPE(SegmentRow, address, total, allocated, active, requested, stream, pool, blocks, flags);
-  PYBIND11_NUMPY_DTYPE(BlockRow, address, size, requested, segment, scope, state);
-  module.attr("COUNTERS") = py::dtype::of<Counters>();
-  module.attr("BLOCK_LIFE") = py::dtype::of<BlockLife>();
-  module.attr("SEGMENT_LIFE") = py::dtype::of<SegmentLife>();
-  module.attr("CONTRADICTION") = py::dtype::of<Contradiction>();
-  module.attr("EPOCH") = py::dtype::of<Epoch>();
-  module.attr("SEGMENT") = py::dtype::of<SegmentRow>();
-  module.attr("BLOCK") = py::dtype::of<BlockRow>();
+#define WANHOOK_FIELD(Row, field) \
+  Field { #field, format_of<decltype(Row::field)>(), offsetof(Row, field) }
+
+void make_dtypes(py::module_& module) {
+  make_dtype<Counters>(
+      module, "COUNTERS",
+      {WANHOOK_FIELD(Counters, requested), WANHOOK_FIELD(Counters, allocated), WANHOOK_FIELD(Counters, active),
+       WANHOOK_FIELD(Counters, reserved), WANHOOK_FIELD(Counters, inactive_split), WANHOOK_FIELD(Counters, free),
+       WANHOOK_FIELD(Counters, largest_free)});
+  make_dtype<BlockLife>(
+      module, "BLOCK_LIFE",
+      {WANHOOK_FIELD(BlockLife, address), WANHOOK_FIELD(BlockLife, size), WANHOOK_FIELD(BlockLife, requested),
+       WANHOOK_FIELD(BlockLife, begin), WANHOOK_FIELD(BlockLife, freed), WANHOOK_FIELD(BlockLife, end),
+       WANHOOK_FIELD(BlockLife, scope), WANHOOK_FIELD(BlockLife, stream), WANHOOK_FIELD(BlockLife, segment)});
+  make_dtype<SegmentLife>(
+      module, "SEGMENT_LIFE",
+      {WANHOOK_FIELD(SegmentLife, address), WANHOOK_FIELD(SegmentLife, size), WANHOOK_FIELD(SegmentLife, begin),
+       WANHOOK_FIELD(SegmentLife, end), WANHOOK_FIELD(SegmentLife, scope), WANHOOK_FIELD(SegmentLife, stream),
+       WANHOOK_FIELD(SegmentLife, pool), WANHOOK_FIELD(SegmentLife, large), WANHOOK_FIELD(SegmentLife, expandable)});
+  make_dtype<Contradiction>(module, "CONTRADICTION",
+                            {WANHOOK_FIELD(Contradiction, position), WANHOOK_FIELD(Contradiction, kind),
+                             WANHOOK_FIELD(Contradiction, address), WANHOOK_FIELD(Contradiction, size)});
+  make_dtype<Epoch>(module, "EPOCH",
+                    {WANHOOK_FIELD(Epoch, begin), WANHOOK_FIELD(Epoch, end), WANHOOK_FIELD(Epoch, inexact_from),
+                     WANHOOK_FIELD(Epoch, known)});
+  make_dtype<SegmentRow>(
+      module, "SEGMENT",
+      {WANHOOK_FIELD(SegmentRow, address), WANHOOK_FIELD(SegmentRow, total), WANHOOK_FIELD(SegmentRow, allocated),
+       WANHOOK_FIELD(SegmentRow, active), WANHOOK_FIELD(SegmentRow, requested), WANHOOK_FIELD(SegmentRow, stream),
+       WANHOOK_FIELD(SegmentRow, pool), WANHOOK_FIELD(SegmentRow, blocks), WANHOOK_FIELD(SegmentRow, flags)});
+  make_dtype<BlockRow>(
+      module, "BLOCK",
+      {WANHOOK_FIELD(BlockRow, address), WANHOOK_FIELD(BlockRow, size), WANHOOK_FIELD(BlockRow, requested),
+       WANHOOK_FIELD(BlockRow, segment), WANHOOK_FIELD(BlockRow, scope), WANHOOK_FIELD(BlockRow, state)});
 }
+
+#undef WANHOOK_FIELD
 
 }  // namespace
 
 PYBIND11_MODULE(_replay, module) {
   module.doc() = "The block model of torch's CUDA caching allocator, driven by recorded events.";
-  register_dtypes(module);
+  make_dtypes(module);
   module.attr("CONTRADICTION_KINDS") = contradiction_kinds();
   py::class_<Settings>(module, "Settings")
       .def(py::init(&make_settings), py::kw_only(), py::arg("max_split_size") = -1,

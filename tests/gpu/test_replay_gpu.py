@@ -116,9 +116,11 @@ def test_two_devices(tmp_path):
 
 def test_self_check_of_the_recording(tmp_path):
     """What the report says about itself: every sample and the state at the end are equal."""
-    from wanhook.analysis.replay_check import replay_check
+    from wanhook.analysis.device_replay import DeviceReplay
+    from wanhook.analysis.replay_check import check_replay
 
     trace, _ = fuzzed(tmp_path, SETTINGS["default"], operations=2000, seed=4)
-    result = replay_check(trace)
+    result = check_replay(trace, DeviceReplay(trace, 0))
     assert (result.refused, result.first_difference) == ([], None)
+    assert result.exact
     assert result.equal == result.places >= 100
