@@ -1,5 +1,5 @@
-"""coalesced.py: coalesced groups of every kind, each in a scope of its name, on torch's fake backend, which groups calls
-as NCCL does and completes them at once."""
+"""coalesced.py: coalesced groups of every kind, each in a scope of its name, on torch's fake backend, which groups
+calls as NCCL does and completes them at once."""
 
 import torch
 import torch.distributed as dist
