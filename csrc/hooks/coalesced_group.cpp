@@ -52,20 +52,22 @@ void open_coalesced() noexcept {
 void join_coalesced(const CollectiveRecord& member) noexcept {
   CoalescedCalls& calls = coalesced_calls;
   if (calls.members++ == 0) {
-    calls.first = member;
+    calls.sum = member;
     calls.all = calls.any = member.flags;
+    return;
   }
   calls.all &= member.flags;
   calls.any |= member.flags;
-  if (calls.first.dtype != member.dtype) calls.first.dtype = 255;
+  calls.sum.bytes_in += member.bytes_in;
+  calls.sum.bytes_out += member.bytes_out;
+  if (calls.sum.dtype != member.dtype) calls.sum.dtype = 255;
 }
 
 CollectiveRecord CoalescedLaunch::describe(const CoalescedCalls& calls) noexcept {
-  CollectiveRecord record = calls.first;
+  CollectiveRecord record = calls.sum;
   record.op = group_op();
   record.role = thread_state.role;
   record.scope = thread_state.scope;
-  record.bytes_in = record.bytes_out = 0;
   record.peer = -1;
   record.tensors = static_cast<uint16_t>(std::min<uint32_t>(calls.members, UINT16_MAX));
   record.coalesced = thread_state.coalesced;

@@ -18,7 +18,7 @@ struct CoalescedCalls {
   bool numbered_here;    // no coalescing manager around it has given a number
   KnownGroup* group;     // of the first member
   uint32_t members;      // recorded ones
-  CollectiveRecord first;
+  CollectiveRecord sum;  // the first member, with the bytes of all
   uint8_t all;           // flags that all recorded members have, and those that any has
   uint8_t any;
 };

@@ -83,10 +83,11 @@ def test_a_group_begins_when_it_is_launched(trace):
     assert group["returned"] >= group["begin"]
 
 
-def test_the_bytes_are_the_members(trace):
+def test_the_bytes_are_the_sums_of_the_members(trace):
     *members, group = rows_of(trace, "point_to_point")
     assert [int(row["bytes_in"]) for row in members] == [32, 16, 8]
-    assert (int(group["bytes_in"]), int(group["bytes_out"])) == (0, 0)
+    assert int(group["bytes_in"]) == 32 + 16 + 8
+    assert int(group["bytes_out"]) == sum(int(row["bytes_out"]) for row in members)
     assert group["dtype"] == 255
 
 
