@@ -201,12 +201,12 @@ struct CollectiveRecord {
   uint64_t bytes_in;
   uint64_t bytes_out;
   uint64_t stream;       // the caller's current stream, 0 on the CPU
-  uint32_t sequence;  // per group in call order; P2P calls, and records with the op "coalesced", are counted apart
-  int32_t peer;  // P2P: rank in the group; rooted ops: the root; -1 otherwise
-  uint16_t tensors;  // input tensors, 65535 when more
-  uint8_t dtype;  // c10::ScalarType, 255 when mixed or none
-  int8_t device;  // -1 CPU
-  uint32_t coalesced;  // number of the coalesced group in this process, 0 when not coalesced
+  uint32_t sequence;     // per group in call order, P2P and op "coalesced" apart; counted also while recording is off
+  int32_t peer;          // P2P: rank in the group; rooted ops: the root; -1 otherwise
+  uint16_t tensors;      // input tensors, 65535 when more
+  uint8_t dtype;         // c10::ScalarType, 255 when mixed or none
+  int8_t device;         // -1 CPU
+  uint32_t coalesced;    // number of the coalesced group in this process, 0 when not coalesced
 };
 
 enum class CollectivePhase : uint8_t { kReturned = 1, kCompleted = 2, kFailed = 3 };
@@ -217,8 +217,8 @@ enum CollectiveEndFlags : uint8_t {
 
 struct CollectiveEndRecord {
   uint8_t kind;
-  uint8_t phase;  // returned: the host call came back; completed/failed: the work ended (host backends)
-  uint8_t flags;  // CollectiveEndFlags
+  uint8_t phase;         // returned: the host call came back; completed/failed: the work ended (host backends)
+  uint8_t flags;         // CollectiveEndFlags
   uint8_t reserved0;
   uint32_t id;
   uint64_t tick;
@@ -231,16 +231,16 @@ enum class SpanClass : uint8_t { kUnknown = 0, kBusyAlone = 1, kOverlapped = 2, 
 // A stream interval: from the moment the stream reached the begin event to the moment it reached the end event.
 struct GpuSpanRecord {
   uint8_t kind;
-  uint8_t span_class;  // SpanClass
-  uint8_t owner_type;  // SpanOwner
+  uint8_t span_class;    // SpanClass
+  uint8_t owner_type;    // SpanOwner
   int8_t device;
-  uint32_t owner;  // id of the scope or collective
-  int64_t begin;  // ns on the device's GPU timeline (ClockAnchorRecord)
+  uint32_t owner;        // id of the scope or collective
+  int64_t begin;         // ns on the device's GPU timeline (ClockAnchorRecord)
   int64_t end;
-  uint64_t stream;  // cudaStream_t; with bit 63 set: a number that stands for a stream of NCCL's own
+  uint64_t stream;       // cudaStream_t; with bit 63 set: a number that stands for a stream of NCCL's own
   uint32_t begin_slack;  // ns: the work itself began within [begin, begin + begin_slack]; 0 when not bounded
-  uint32_t end_slack;  // ns: the work itself ended within [end - end_slack, end]
-  uint32_t reference;  // index of the reference event it was measured against
+  uint32_t end_slack;    // ns: the work itself ended within [end - end_slack, end]
+  uint32_t reference;    // index of the reference event it was measured against
   uint8_t reserved1[20];
 };
 
@@ -264,18 +264,18 @@ enum AllocatorFlags : uint8_t {
 
 struct AllocatorRecord {
   uint8_t kind;
-  uint8_t action;  // AllocatorAction
-  int8_t device;  // -1 CPU
+  uint8_t action;            // AllocatorAction
+  int8_t device;             // -1 CPU
   uint8_t flags;
   uint32_t scope;
   uint64_t tick;
-  uint64_t sequence;  // per device, from 1, exact order of the allocator
-  uint64_t address;  // OOM: free device bytes
-  uint64_t size;  // ALLOC, FREE: requested bytes; SEGMENT: segment bytes; CPU frees: 0
+  uint64_t sequence;         // per device, from 1, exact order of the allocator
+  uint64_t address;          // OOM: free device bytes
+  uint64_t size;             // ALLOC, FREE: requested bytes; SEGMENT: segment bytes; CPU frees: 0
   uint64_t stream;
-  uint32_t pool;  // 0 default; n: graph capture pool n; 0x80000000 | n: MemPool n
+  uint32_t pool;             // 0 default; n: graph capture pool n; 0x80000000 | n: MemPool n
   uint32_t completed_after;  // ticks from FREE_REQUESTED to the folded FREE_COMPLETED
-  uint32_t stack;  // 0
+  uint32_t stack;            // 0
   uint32_t reserved1;
 };
 
@@ -284,12 +284,12 @@ enum class StateReason : uint8_t { kStart = 1, kStop = 2, kResync = 3, kResume =
 // The allocator's state on one device at the place of its SNAPSHOT event; segments and blocks follow until StateEnd.
 struct StateBeginRecord {
   uint8_t kind;
-  uint8_t reason;  // StateReason
+  uint8_t reason;         // StateReason
   int8_t device;
   uint8_t reserved0;
-  uint32_t snapshot;  // number of this snapshot in the file, from 1
+  uint32_t snapshot;      // number of this snapshot in the file, from 1
   uint64_t tick;
-  uint64_t sequence;  // sequence number of the SNAPSHOT event; 0 when the torch version emits none
+  uint64_t sequence;      // sequence number of the SNAPSHOT event; 0 when the torch version emits none
   uint64_t allocated;
   uint64_t reserved_bytes;
   uint64_t active;
@@ -320,14 +320,14 @@ enum class BlockState : uint8_t { kAllocated = 1, kPendingFree = 2, kInactive = 
 
 struct BlockStateRecord {
   uint8_t kind;
-  uint8_t state;  // BlockState
+  uint8_t state;          // BlockState
   int8_t device;
   uint8_t reserved0;
   uint32_t snapshot;
   uint64_t address;
   uint64_t size;
   uint64_t requested;
-  uint64_t segment;  // address of its segment
+  uint64_t segment;       // address of its segment
   uint32_t stack;
   uint32_t scope;
   uint8_t reserved1[16];
@@ -348,7 +348,7 @@ enum class SampleEdge : uint8_t { kPeriodic = 0, kScopeBegin = 1, kScopeEnd = 2,
 // Bytes as torch counts them, and as the driver sees the device.
 struct MemorySampleRecord {
   uint8_t kind;
-  uint8_t edge;  // SampleEdge
+  uint8_t edge;           // SampleEdge
   int8_t device;
   uint8_t reserved0;
   uint32_t scope;
@@ -357,7 +357,7 @@ struct MemorySampleRecord {
   uint64_t reserved_bytes;
   uint64_t active;
   uint64_t requested;
-  uint64_t device_free;  // cudaMemGetInfo; 0 with device_total 0 when not asked
+  uint64_t device_free;   // cudaMemGetInfo; 0 with device_total 0 when not asked
   uint64_t device_total;
 };
 
@@ -379,15 +379,15 @@ struct AllocatorSampleRecord {
 
 struct DeviceSampleRecord {
   uint8_t kind;
-  uint8_t valid;  // bits: 1 clocks, 2 throttle, 4 power, 8 temperature
+  uint8_t valid;            // bits: 1 clocks, 2 throttle, 4 power, 8 temperature
   int8_t device;
   uint8_t reserved0;
-  uint32_t sm_clock;  // MHz
+  uint32_t sm_clock;        // MHz
   uint64_t tick;
-  uint64_t throttle;  // NVML's clock event reasons
-  uint32_t memory_clock;  // MHz
-  uint32_t power;  // mW
-  uint32_t temperature;  // degrees Celsius
+  uint64_t throttle;        // NVML's clock event reasons
+  uint32_t memory_clock;    // MHz
+  uint32_t power;           // mW
+  uint32_t temperature;     // degrees Celsius
   uint8_t reserved1[28];
 };
 
@@ -396,12 +396,12 @@ struct RecorderSampleRecord {
   uint8_t reserved0[3];
   uint32_t chunks_used;
   uint64_t tick;
-  uint64_t resolver_cpu;  // ns of CPU time of the resolver thread since the recording began
-  uint64_t process_cpu;  // ns of CPU time of the process
+  uint64_t resolver_cpu;    // ns of CPU time of the resolver thread since the recording began
+  uint64_t process_cpu;     // ns of CPU time of the process
   uint64_t dropped;
   uint32_t chunks_ready;
   uint32_t spans_pending;
-  uint64_t resident;  // bytes, VmRSS
+  uint64_t resident;        // bytes, VmRSS
   uint8_t reserved1[8];
 };
 
@@ -412,7 +412,7 @@ enum ClockFlags : uint8_t { kAnchorHost = 1, kAnchorGpu = 2 };
 // tick_after.
 struct ClockAnchorRecord {
   uint8_t kind;
-  uint8_t flags;  // ClockFlags
+  uint8_t flags;          // ClockFlags
   int8_t device;
   uint8_t reserved0;
   uint32_t reference;
@@ -428,17 +428,17 @@ enum class DropReason : uint8_t { kNoChunkReady = 1, kCapacity = 2, kDisk = 3 };
 
 struct DropRecord {
   uint8_t kind;
-  uint8_t reason;  // DropReason
+  uint8_t reason;         // DropReason
   uint8_t reserved0[2];
   uint32_t reserved1;
-  uint64_t tick;  // first moment at which the drop was noticed
-  uint64_t total;  // records dropped so far in this recording
+  uint64_t tick;          // first moment at which the drop was noticed
+  uint64_t total;         // records dropped so far in this recording
   uint8_t reserved2[40];
 };
 
 struct GateRecord {
   uint8_t kind;
-  uint8_t open;  // 0: pause() closed it, 1: resume() opened it
+  uint8_t open;           // 0: pause() closed it, 1: resume() opened it
   uint8_t reserved0[6];
   uint64_t tick;
   uint8_t reserved1[48];
@@ -446,12 +446,12 @@ struct GateRecord {
 
 struct EndRecord {
   uint8_t kind;
-  uint8_t state;  // FileState
+  uint8_t state;          // FileState
   uint8_t reserved0[2];
   uint32_t error;
   uint64_t tick;
   uint64_t dropped;
-  uint64_t unresolved;  // GPU spans that were given up
+  uint64_t unresolved;    // GPU spans that were given up
   uint8_t reserved1[32];
 };
 
