@@ -201,7 +201,7 @@ struct CollectiveRecord {
   uint64_t bytes_in;
   uint64_t bytes_out;
   uint64_t stream;       // the caller's current stream, 0 on the CPU
-  uint32_t sequence;     // per group in call order, P2P and op "coalesced" apart; counted also while recording is off
+  uint32_t sequence;     // per group in call order, P2P and coalesced groups apart; counted also when not recording
   int32_t peer;          // P2P: rank in the group; rooted ops: the root; -1 otherwise
   uint16_t tensors;      // input tensors, 65535 when more
   uint8_t dtype;         // c10::ScalarType, 255 when mixed or none
