@@ -15,6 +15,7 @@
 #include "device/resolver.h"
 #include "device/scopes.h"
 #include "device/span_timer.h"
+#include "hooks/coalesced_group.h"
 #include "hooks/collective_hook.h"
 #include "hooks/memory_hook.h"
 #include "python/role_type.h"
@@ -111,14 +112,17 @@ std::vector<std::string> leftovers() {
   if (thread_state.scope != 0) found.emplace_back("a scope is open on this thread");
   if (wait_is_open()) found.emplace_back("a wait is open on this thread");
   if (thread_state.role != 0) found.emplace_back("a role is set on this thread");
-  if (thread_state.coalesced != 0) found.emplace_back("a coalesced group is open on this thread");
+  if (thread_state.coalesced != 0 || coalesced_calls.depth != 0)
+    found.emplace_back("a coalesced group is open on this thread");
   return found;
 }
 
-uint32_t set_coalesced(uint32_t number) {
-  const uint32_t previous = thread_state.coalesced;
-  thread_state.coalesced = number;
-  return previous;
+// `end` launches a coalesced group: ProcessGroup._end_coalescing, which the arguments are for.
+py::object launch_coalesced(const py::function& end, const py::args& arguments, const py::kwargs& keywords) {
+  CoalescedLaunch launch;
+  py::object work = end(*arguments, **keywords);
+  launch.returned(py::isinstance<c10d::Work>(work) ? work.cast<c10d::Work*>() : nullptr);
+  return work;
 }
 
 }  // namespace
@@ -151,7 +155,10 @@ PYBIND11_MODULE(_C, module) {
   module.def("sample", &sample, without_gil);
   module.def("status", &status);
   module.def("leftovers", &leftovers);
-  module.def("set_coalesced", &set_coalesced);
+  module.def("enter_coalesced", &enter_coalesced);
+  module.def("leave_coalesced", &leave_coalesced);
+  module.def("open_coalesced", &open_coalesced);
+  module.def("launch_coalesced", &launch_coalesced);
   module.def("set_watermark", [](std::optional<float> share, const py::object& reached) {
     set_watermark(share.value_or(kNoWatermark), reached.ptr());
   });

@@ -75,10 +75,19 @@ def status() -> dict[str, Any]: ...
 def leftovers() -> list[str]:
     """What a test must not leave behind, as sentences."""
 
-def set_coalesced(number: int) -> int: ...
 def set_watermark(share: float | None, reached: Callable[[float, str], None]) -> None:
     """``reached(used, path)`` is called at each edge of a recorded stage at which that share of the device's memory, or
     more, is in use; None: never."""
+
+def enter_coalesced() -> int:
+    """Calls of this thread belong to a new coalescing manager now; what to give back to leave_coalesced."""
+
+def leave_coalesced(previous: int) -> None: ...
+def open_coalesced() -> None:
+    """NCCL's group begins: calls of this thread are members from here on."""
+
+def launch_coalesced(end: Callable, *args: Any, **kwargs: Any) -> Any:
+    """Calls ``end(*args, **kwargs)``, which ends and launches the group, and returns what it does."""
 
 def inject_disk_fault(after: int, error: int) -> None:
     """From now on, system call number ``after`` of the trace file and all later ones fail with errno ``error``."""

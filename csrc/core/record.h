@@ -188,8 +188,9 @@ enum CollectiveFlags : uint8_t {
   kCollectiveAsync = 1,
   kCollectiveP2p = 2,
   kCollectiveCaptured = 4,    // issued into a CUDA graph: its replays are not counted
-  kCollectiveCoalesced = 8,   // member of a coalesced group
-  kCollectiveTimed = 16,      // a GpuSpan (CUDA) or a completion (host) will follow
+  kCollectiveCoalesced = 8,   // member of a coalesced group, or the group itself
+  kCollectiveTimed = 16,      // a GpuSpan (CUDA) or a completion (host) will follow, unless the end says otherwise
+  kCollectiveGroup = 32,      // stands for a coalesced group: `tensors` counts its members
 };
 
 struct CollectiveRecord {
@@ -204,7 +205,7 @@ struct CollectiveRecord {
   uint64_t bytes_in;
   uint64_t bytes_out;
   uint64_t stream;       // the caller's current stream, 0 on the CPU
-  uint32_t sequence;     // per group in call order, P2P counted apart; counted also while recording is off
+  uint32_t sequence;     // per group in call order, P2P and coalesced groups apart; counted also when not recording
   int32_t peer;          // P2P: rank in the group; rooted ops: the root; -1 otherwise
   uint16_t tensors;      // input tensors, 65535 when more
   uint8_t dtype;         // c10::ScalarType, 255 when mixed or none
@@ -214,10 +215,15 @@ struct CollectiveRecord {
 
 enum class CollectivePhase : uint8_t { kReturned = 1, kCompleted = 2, kFailed = 3 };
 
+enum CollectiveEndFlags : uint8_t {
+  kCollectiveUntimed = 1,  // in spite of kCollectiveTimed nothing more will follow: the work does not show its time
+};
+
 struct CollectiveEndRecord {
   uint8_t kind;
   uint8_t phase;         // returned: the host call came back; completed/failed: the work ended (host backends)
-  uint8_t reserved0[2];
+  uint8_t flags;         // CollectiveEndFlags
+  uint8_t reserved0;
   uint32_t id;
   uint64_t tick;
   uint8_t reserved1[48];
@@ -235,7 +241,7 @@ struct GpuSpanRecord {
   uint32_t owner;        // id of the scope or collective
   int64_t begin;         // ns on the device's GPU timeline (ClockAnchorRecord)
   int64_t end;
-  uint64_t stream;
+  uint64_t stream;       // cudaStream_t; with bit 63 set: a number that stands for a stream of NCCL's own
   uint32_t begin_slack;  // ns: the work itself began within [begin, begin + begin_slack]; 0 when not bounded
   uint32_t end_slack;    // ns: the work itself ended within [end - end_slack, end]
   uint32_t reference;    // index of the reference event it was measured against

@@ -20,7 +20,7 @@ namespace wanhook {
 
 class DeviceTimer {
  public:
-  explicit DeviceTimer(int device) : device_(device), pool_(device) {}
+  explicit DeviceTimer(int device) : device_(device), pool_(device), lent_(device, /*lent=*/true) {}
 
   // Any thread ---------------------------------------------------------------------------------------------------
   EventPool& pool() noexcept { return pool_; }
@@ -33,6 +33,14 @@ class DeviceTimer {
     if (errors_in_a_row_.load(std::memory_order_relaxed) != 0) errors_in_a_row_.store(0, std::memory_order_relaxed);
   }
   void submit(uint32_t pair) noexcept;
+  // A place for two events that somebody else recorded: fill in its pair, then submit it. EventPool::kNone when there
+  // is none. The keeper is released on the resolver's thread, with the device current, when the span is written.
+  uint32_t take_lent() noexcept;
+  EventPair& pair(uint32_t index) noexcept {
+    return (index & kLent) != 0 ? lent_.pair(index & ~kLent) : pool_.pair(index);
+  }
+  // Pairs that are running or wait for the resolver.
+  uint32_t outstanding() const noexcept { return pool_.created() - pool_.ready() + lent_.created() - lent_.ready(); }
 
   // The resolver's thread ------------------------------------------------------------------------------------------
   bool resolve(const std::vector<Recording*>& recordings) noexcept;
@@ -48,7 +56,10 @@ class DeviceTimer {
     uint32_t number = 0;
   };
 
+  static constexpr uint32_t kLent = uint32_t{1} << 31;  // marks an index of lent_
+
   bool enter() noexcept;
+  void put_back(uint32_t index) noexcept;
   void collect() noexcept;
   bool make_reference(uint64_t* tick, uint64_t* tick_after) noexcept;
   size_t finished_prefix(const std::deque<uint32_t>& queue) noexcept;
@@ -61,6 +72,7 @@ class DeviceTimer {
 
   const int device_;
   EventPool pool_;
+  EventPool lent_;
   std::atomic<bool> failed_{false};
   std::atomic<int> error_{cudaSuccess};  // why it failed
   std::atomic<int> errors_in_a_row_{0};
@@ -79,5 +91,8 @@ class DeviceTimer {
   char pci_bus_id_[32] = {};
   std::unordered_map<cudaStream_t, std::deque<uint32_t>> pending_;
 };
+
+// The timer of a device, made at the first call; null for a device beyond those that can be timed.
+DeviceTimer* device_timer(int device) noexcept;
 
 }  // namespace wanhook

@@ -44,7 +44,7 @@ void DeviceTimer::say_failure() noexcept {
 }
 
 bool DeviceTimer::finished(uint32_t index) noexcept {
-  const cudaError_t state = cudaEventQuery(pool_.pair(index).end);
+  const cudaError_t state = cudaEventQuery(pair(index).end);
   if (state != cudaSuccess && state != cudaErrorNotReady) fail(state);
   return state == cudaSuccess;
 }
@@ -52,7 +52,7 @@ bool DeviceTimer::finished(uint32_t index) noexcept {
 void DeviceTimer::submit(uint32_t index) noexcept {
   uint32_t head = submitted_.load(std::memory_order_relaxed);
   do {
-    pool_.pair(index).next.store(head, std::memory_order_relaxed);
+    pair(index).next.store(head, std::memory_order_relaxed);
   } while (!submitted_.compare_exchange_weak(head, index + 1, std::memory_order_release, std::memory_order_relaxed));
 }
 
@@ -81,13 +81,13 @@ void DeviceTimer::collect() noexcept {
   uint32_t head = submitted_.exchange(0, std::memory_order_acquire);
   uint32_t oldest = 0;  // the list is newest first: turn it round
   while (head != 0) {
-    const uint32_t next = pool_.pair(head - 1).next.load(std::memory_order_relaxed);
-    pool_.pair(head - 1).next.store(oldest, std::memory_order_relaxed);
+    const uint32_t next = pair(head - 1).next.load(std::memory_order_relaxed);
+    pair(head - 1).next.store(oldest, std::memory_order_relaxed);
     oldest = head;
     head = next;
   }
-  for (; oldest != 0; oldest = pool_.pair(oldest - 1).next.load(std::memory_order_relaxed)) {
-    pending_[pool_.pair(oldest - 1).stream].push_back(oldest - 1);
+  for (; oldest != 0; oldest = pair(oldest - 1).next.load(std::memory_order_relaxed)) {
+    pending_[pair(oldest - 1).stream].push_back(oldest - 1);
   }
 }
 
@@ -159,10 +159,27 @@ size_t DeviceTimer::finished_prefix(const std::deque<uint32_t>& queue) noexcept 
   return done;
 }
 
+uint32_t DeviceTimer::take_lent() noexcept {
+  const uint32_t index = lent_.take();
+  return index == EventPool::kNone ? index : index | kLent;
+}
+
+void DeviceTimer::put_back(uint32_t index) noexcept {
+  if ((index & kLent) == 0) return pool_.put_back(index);
+  EventPair& lent = pair(index);
+  lent.release(lent.keeper);
+  lent.release = nullptr;
+  lent_.put_back(index & ~kLent);
+}
+
 bool DeviceTimer::write_span(EventPair& pair) noexcept {
   cudaError_t error = cudaSuccess;
   const int64_t offset = elapsed_ns(reference_.event, pair.begin, &error);
   const int64_t length = error == cudaSuccess ? elapsed_ns(pair.begin, pair.end, &error) : 0;
+  if (error == cudaErrorInvalidResourceHandle && pair.release != nullptr) {
+    pair.recording->file().add_dropped(1);  // lent events without a time: no reason to give up on our own
+    return true;
+  }
   if (error != cudaSuccess) {
     if (error != cudaErrorNotReady) fail(error);
     return false;
@@ -185,8 +202,8 @@ bool DeviceTimer::write_span(EventPair& pair) noexcept {
 void DeviceTimer::drop_pending() noexcept {
   for (auto& [stream, queue] : pending_) {
     for (const uint32_t index : queue) {
-      pool_.pair(index).recording->file().add_dropped(1);
-      pool_.pair(index).recording->span_closed();
+      pair(index).recording->file().add_dropped(1);
+      pair(index).recording->span_closed();
     }
     queue.clear();
   }
@@ -216,9 +233,9 @@ bool DeviceTimer::resolve(const std::vector<Recording*>& recordings) noexcept {
   for (auto& [stream, queue] : pending_) {
     size_t done = finished_prefix(queue);
     // Two threads that share a stream may submit in another order than they recorded: then the rest waits.
-    for (; done > 0 && write_span(pool_.pair(queue.front())); --done) {
-      pool_.pair(queue.front()).recording->span_closed();
-      pool_.put_back(queue.front());
+    for (; done > 0 && write_span(pair(queue.front())); --done) {
+      pair(queue.front()).recording->span_closed();
+      put_back(queue.front());
       queue.pop_front();
     }
     pending = pending || !queue.empty();

@@ -7,7 +7,10 @@
 #include <cuda_runtime_api.h>
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <new>
+#include <utility>
 
 #include "core/record.h"
 
@@ -16,6 +19,8 @@ namespace wanhook {
 class Recording;
 
 struct EventPair {
+  static constexpr size_t kKeeperBytes = 32;
+
   cudaEvent_t begin = nullptr;
   cudaEvent_t end = nullptr;
   cudaStream_t stream = nullptr;
@@ -24,6 +29,16 @@ struct EventPair {
   SpanOwner owner_type = SpanOwner::kScope;
   int8_t device = -1;
   std::atomic<uint32_t> next{0};  // index + 1 of the next one in a list
+  // Lent events only: what keeps them alive, in place because the hooks may not allocate, and how to let go of it.
+  void (*release)(void* keeper) noexcept = nullptr;
+  alignas(void*) unsigned char keeper[kKeeperBytes];
+
+  template <class Keeper>
+  void keep(Keeper value) noexcept {
+    static_assert(sizeof(Keeper) <= kKeeperBytes && alignof(Keeper) <= alignof(void*));
+    new (keeper) Keeper(std::move(value));
+    release = [](void* kept) noexcept { static_cast<Keeper*>(kept)->~Keeper(); };
+  }
 };
 
 class EventPool {
@@ -31,7 +46,8 @@ class EventPool {
   static constexpr uint32_t kBlockPairs = 256;
   static constexpr uint32_t kMaxBlocks = 1024;
 
-  explicit EventPool(int device) : device_(device) {}
+  // `lent`: the pairs are empty, for events that somebody else made; then no device need be current.
+  explicit EventPool(int device, bool lent = false) : device_(device), lent_(lent) {}
 
   // Index of a pair, or kNone. The device must be current.
   static constexpr uint32_t kNone = UINT32_MAX;
@@ -48,6 +64,7 @@ class EventPool {
   uint32_t create() noexcept;
 
   const int device_;
+  const bool lent_;
   std::atomic<uint64_t> free_{0};  // low half: index + 1 of the first free pair; high half: tag
   std::atomic<uint32_t> ready_{0};
   std::atomic<uint32_t> created_{0};

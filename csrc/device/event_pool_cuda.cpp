@@ -51,6 +51,7 @@ uint32_t EventPool::create() noexcept {
   }
   EventPair& created = pair(index);
   created.device = static_cast<int8_t>(device_);
+  if (lent_) return index;
   if (cudaEventCreate(&created.begin) == cudaSuccess && cudaEventCreate(&created.end) == cudaSuccess) return index;
   cudaGetLastError();  // ours, not the host program's
   return kNone;        // this index is lost; a device that cannot create events has worse problems

@@ -73,6 +73,8 @@ std::vector<Recording*> unfinished_recordings() {
 
 }  // namespace
 
+DeviceTimer* device_timer(int device) noexcept { return timer_of(device); }
+
 uint32_t SpanTimer::begin(Recording* recording, StreamRef stream) noexcept {
   if (stream.device < 0 || stream.capturing) return 0;
   DeviceTimer* timer = timer_of(stream.device);
@@ -151,7 +153,7 @@ uint32_t SpanTimer::outstanding() noexcept {
   uint32_t count = 0;
   for (const std::atomic<DeviceTimer*>& timer : timers) {
     DeviceTimer* each = timer.load(std::memory_order_acquire);
-    if (each != nullptr) count += each->pool().created() - each->pool().ready();
+    if (each != nullptr) count += each->outstanding();
   }
   return count;
 }

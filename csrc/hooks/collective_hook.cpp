@@ -11,6 +11,9 @@
 #include "core/recorder.h"
 #include "device/scopes.h"
 #include "device/span_timer.h"
+#include "hooks/coalesced_group.h"
+#include "hooks/completion.h"
+#include "hooks/nccl_events.h"
 #include "hooks/operator_shape.h"
 #include "hooks/process_groups.h"
 #include "hooks/streams.h"
@@ -18,21 +21,12 @@
 namespace wanhook {
 namespace {
 
-void write_end(Recording* recording, uint32_t id, CollectivePhase phase) noexcept {
-  CollectiveEndRecord record{};
-  record.kind = static_cast<uint8_t>(Kind::kCollectiveEnd);
-  record.phase = static_cast<uint8_t>(phase);
-  record.id = id;
-  record.tick = tick_now();
-  recording->append(record);
-}
-
 // One call that is being recorded, from its begin record to its end record, also when the call throws.
 class RecordedCall {
  public:
   RecordedCall(Recording* recording, const CollectiveRecord& record, StreamRef stream) noexcept
       : recording_(recording), id_(record.id), record_(record) {
-    if ((record_.flags & kCollectiveTimed) != 0 && record_.device >= 0) {
+    if ((record_.flags & kCollectiveTimed) != 0 && !work_tells_time()) {
       timer_ = SpanTimer::begin(recording, stream);
       if (timer_ == 0) record_.flags &= static_cast<uint8_t>(~kCollectiveTimed);
     }
@@ -44,42 +38,40 @@ class RecordedCall {
     } else {
       SpanTimer::end(timer_, SpanOwner::kCollective, id_);
     }
-    if (written_) write_end(recording_, id_, phase_);
+    if (written_) write_collective_end(recording_, id_, phase_, end_flags_);
   }
   RecordedCall(const RecordedCall&) = delete;
   RecordedCall& operator=(const RecordedCall&) = delete;
 
   void returned() noexcept { phase_ = CollectivePhase::kReturned; }
-  bool awaits_completion() const noexcept {
-    return written_ && (record_.flags & kCollectiveTimed) != 0 && record_.device < 0;
+  bool awaits_work() const noexcept { return written_ && (record_.flags & kCollectiveTimed) != 0 && work_tells_time(); }
+  void time_by(const c10::IValue& result) noexcept {
+    if (!try_to_time_by(result)) end_flags_ = kCollectiveUntimed;
   }
-  uint32_t id() const noexcept { return id_; }
 
  private:
+  // Of a synchronous CUDA call two events of ours do.
+  bool work_tells_time() const noexcept { return record_.device < 0 || (record_.flags & kCollectiveAsync) != 0; }
+  bool try_to_time_by(const c10::IValue& result) noexcept {
+    try {
+      const auto work = result.toCustomClass<c10d::Work>();
+      if (!work) return false;
+      if (record_.device < 0) return stamp_completion(*work, recording_, id_);
+      const int32_t peer = (record_.flags & kCollectiveP2p) != 0 ? record_.peer : -1;
+      return time_nccl_work(recording_, *work, {id_, record_.device, nccl_queue(record_.group, peer)});
+    } catch (...) {
+      return false;
+    }
+  }
+
   Recording* recording_;
   uint32_t id_;
   CollectiveRecord record_;
   uint32_t timer_ = 0;
   bool written_ = false;
+  uint8_t end_flags_ = 0;
   CollectivePhase phase_ = CollectivePhase::kFailed;
 };
-
-// Stamps the end of a host collective. The callback runs on gloo's thread, without the GIL; it only writes a record.
-void stamp_completion(const c10::IValue& result, Recording* recording, uint32_t id) noexcept {
-  try {
-    const auto work = result.toCustomClass<c10d::Work>();
-    if (!work) return;
-    const auto future = work->getFuture();
-    if (!future) return;
-    future->addCallback(
-        [recording, id](c10::ivalue::Future& done) noexcept {
-          write_end(recording, id, done.hasError() ? CollectivePhase::kFailed : CollectivePhase::kCompleted);
-        },
-        /*uses_future=*/false);
-  } catch (...) {
-    // This backend's Work has no future: the completion stays unknown.
-  }
-}
 
 class CollectiveKernel final : public c10::OperatorKernel {
  public:
@@ -96,6 +88,8 @@ class CollectiveKernel final : public c10::OperatorKernel {
     KnownGroup* group = find_group(arguments[shape_.group].toCustomClass<c10d::ProcessGroup>());
     std::atomic<uint32_t>& counter = shape_.point_to_point ? group->point_to_point : group->collectives;
     const uint32_t sequence = counter.fetch_add(1, std::memory_order_relaxed);
+    const bool member = coalesced_calls.depth > 0;
+    if (member && coalesced_calls.group == nullptr) coalesced_calls.group = group;
     Recording* recording = Recorder::active();
     if (recording == nullptr) return call(handle, keys, stack);
 
@@ -105,12 +99,12 @@ class CollectiveKernel final : public c10::OperatorKernel {
     record.sequence = sequence;
     record.id = recording->next_id();
     record.tick = tick_now();
+    if (member) join_coalesced(record);
     RecordedCall recorded(recording, record, stream);
     call(handle, keys, stack);
     recorded.returned();
-    if (recorded.awaits_completion() && shape_.work >= 0) {
-      const auto results = torch::jit::last(*stack, shape_.results);
-      stamp_completion(results[static_cast<size_t>(shape_.work)], recording, recorded.id());
+    if (recorded.awaits_work() && shape_.work >= 0) {
+      recorded.time_by(torch::jit::last(*stack, shape_.results)[static_cast<size_t>(shape_.work)]);
     }
   }
 
@@ -121,7 +115,7 @@ class CollectiveKernel final : public c10::OperatorKernel {
   }
 
   CollectiveRecord describe(const CallTensors& inputs, const CallTensors& outputs, c10::ArrayRef<c10::IValue> arguments,
-                            const KnownGroup& group, StreamRef* stream) const {
+                            KnownGroup& group, StreamRef* stream) const {
     const CallTensors& any = inputs.count > 0 ? inputs : outputs;
     CollectiveRecord record{};
     record.kind = static_cast<uint8_t>(Kind::kCollective);
@@ -138,29 +132,43 @@ class CollectiveKernel final : public c10::OperatorKernel {
     }
     record.device = -1;
     record.peer = shape_.peer < 0 ? -1 : static_cast<int32_t>(arguments[static_cast<size_t>(shape_.peer)].toInt());
-    record.coalesced = thread_state.coalesced;
     if (any.has_cuda) {
       *stream = stream_on_device(any.device);
       record.device = static_cast<int8_t>(any.device);
       record.stream = reinterpret_cast<uint64_t>(stream->stream);
     }
     record.flags = flags_of(arguments, group, any.has_cuda, stream->capturing);
+    if ((record.flags & kCollectiveCoalesced) != 0) record.coalesced = thread_state.coalesced;
     return record;
   }
 
-  uint8_t flags_of(c10::ArrayRef<c10::IValue> arguments, const KnownGroup& group, bool cuda, bool capturing) const {
+  uint8_t flags_of(c10::ArrayRef<c10::IValue> arguments, KnownGroup& group, bool cuda, bool capturing) const {
     // What has a Work and no such argument (send, recv) works on NCCL's own stream, as async_op=True does.
     const bool async =
         shape_.async_op < 0 ? shape_.work >= 0 : arguments[static_cast<size_t>(shape_.async_op)].toBool();
-    const bool coalesced = thread_state.coalesced != 0;
+    const bool member = coalesced_calls.depth > 0;
+    // A coalescing manager that groups nothing itself collects the tensors of its calls for one operator.
+    const bool whole_group = !member && shape_.coalesces && thread_state.coalesced != 0;
     uint8_t flags = 0;
     if (async) flags |= kCollectiveAsync;
     if (shape_.point_to_point) flags |= kCollectiveP2p;
     if (capturing) flags |= kCollectiveCaptured;
-    if (coalesced) flags |= kCollectiveCoalesced;
-    const bool timed = cuda ? group.cuda_is_nccl && !async && !capturing && !coalesced : shape_.has_future;
-    if (timed) flags |= kCollectiveTimed;
+    if (member || whole_group) flags |= kCollectiveCoalesced;
+    if (whole_group) flags |= kCollectiveGroup;
+    const bool timed =
+        cuda ? group.cuda_is_nccl && !capturing && (!async || keeps_events(arguments, group)) : shape_.has_future;
+    if (timed && !member) flags |= kCollectiveTimed;
     return flags;
+  }
+
+  bool keeps_events(c10::ArrayRef<c10::IValue> arguments, KnownGroup& group) const {
+    NcclEvents events = group.nccl_events.load(std::memory_order_relaxed);
+    if (events == NcclEvents::kNotAsked) {
+      const bool kept = keep_nccl_events(*arguments[shape_.group].toCustomClass<c10d::ProcessGroup>());
+      events = kept ? NcclEvents::kKept : NcclEvents::kNone;
+      group.nccl_events.store(events, std::memory_order_relaxed);
+    }
+    return events == NcclEvents::kKept;
   }
 
   const OperatorShape shape_;

@@ -5,7 +5,8 @@
 // recorder: taking it away while another thread calls a collective breaks that call. Sequence numbers are counted also
 // while nothing is recorded, so that ranks which begin to record at different calls stay in step.
 //
-// Not seen, because they are no operators: startCoalescing/endCoalescing, and calls on a backend object itself.
+// Not seen, because they are no operators: startCoalescing/endCoalescing (coalesced_group.h), and calls on a backend
+// object itself.
 #pragma once
 
 #include <string>

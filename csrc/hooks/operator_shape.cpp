@@ -47,6 +47,7 @@ bool read_shape(const c10::FunctionSchema& schema, OperatorShape* shape) {
     if (is_class(schema.returns()[index].type(), "c10d.Work")) shape->work = static_cast<int>(index);
   }
   shape->point_to_point = shape->name == "send" || begins_with(shape->name, "recv_");
+  shape->coalesces = shape->name.find("coalesced") != std::string::npos;
   shape->has_future = gloo_gives_future(shape->name);
   shape->moves_data = shape->name.find("barrier") == std::string::npos;
   return has_group;

@@ -20,6 +20,7 @@ struct OperatorShape {
   int work = -1;               // index of the Work among the results
   size_t results = 0;
   bool point_to_point = false;
+  bool coalesces = false;      // takes the tensors of several calls: what a coalescing manager may end in
   bool moves_data = true;      // false for barriers, whose tensor only names a device
   bool has_future = true;      // gloo: getFuture() of its Work does not throw
   std::vector<size_t> inputs;

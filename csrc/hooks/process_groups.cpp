@@ -37,9 +37,9 @@ template <class Backend>
 std::vector<uint32_t> members_of(Backend& backend) {
   std::vector<uint32_t> members;
   if constexpr (HasOptions<Backend>::value) {
-    for (const uint64_t rank : backend.getBackendOptions()->global_ranks_in_group) {
-      members.push_back(static_cast<uint32_t>(rank));
-    }
+    const auto options = backend.getBackendOptions();
+    if (!options) return members;  // backends may have none, the fake one for example
+    for (const uint64_t rank : options->global_ranks_in_group) members.push_back(static_cast<uint32_t>(rank));
   }
   return members;
 }

@@ -66,20 +66,21 @@ def test_a_sync_collective_is_timed(jobs, world_size, name):
 
 @pytest.mark.parametrize("world_size", WORLDS)
 @pytest.mark.parametrize("role", ["async", "coalesced", "batched"])
-def test_async_and_coalesced_calls_are_counted_and_untimed(jobs, world_size, role):
-    from wanhook.tracefile.format import CollectiveFlags
+def test_async_and_coalesced_calls_are_counted_and_have_one_time(jobs, world_size, role):
+    """More of them: test_async_gpu.py."""
+    from wanhook.tracefile.format import CollectiveFlags as Flags
 
     if role == "batched" and world_size == 1:
         return  # nobody to send to
-    expected = {"async": (1, CollectiveFlags.ASYNC), "coalesced": (1, CollectiveFlags.COALESCED),
-                "batched": (2, CollectiveFlags.COALESCED | CollectiveFlags.P2P)}  # fmt: skip
-    count, flag = expected[role]
+    member = Flags.COALESCED | Flags.P2P | Flags.ASYNC
+    expected = {"async": [Flags.ASYNC | Flags.TIMED], "coalesced": [Flags.COALESCED | Flags.GROUP | Flags.TIMED],
+                "batched": [member, member, member | Flags.GROUP | Flags.TIMED]}  # fmt: skip
     for _, trace in jobs(world_size).ranks():
         calls = collectives_with_role(trace, role)
-        assert len(calls) == count
-        assert (calls["flags"] & flag == flag).all()
-        assert (calls["flags"] & CollectiveFlags.TIMED == 0).all()
-        assert (calls["gpu_begin"] == -1).all()
+        assert calls["flags"].tolist() == expected[role]
+        timed = (calls["flags"] & Flags.TIMED) != 0
+        assert ((calls["gpu_end"] > calls["gpu_begin"]) == timed).all()
+        assert (calls["gpu_begin"][~timed] == -1).all()
         assert (calls["returned"] >= calls["begin"]).all()
 
 

@@ -12,7 +12,8 @@ from wanhook.tracefile.format import CollectiveFlags
 from wanhook.tracefile.frames import DTYPES
 
 SYNC, ASYNC = CollectiveFlags(0), CollectiveFlags.ASYNC
-P2P, COALESCED, TIMED = CollectiveFlags.P2P, CollectiveFlags.COALESCED, CollectiveFlags.TIMED
+P2P, TIMED = CollectiveFlags.P2P, CollectiveFlags.TIMED
+COALESCED = CollectiveFlags.COALESCED | CollectiveFlags.GROUP  # gloo: all members in one operator
 
 
 class Call(NamedTuple):

@@ -87,18 +87,45 @@ def test_untimed_calls_are_counted_by_reason(tmp_path):
     builder.group("0", (0, 1))
     kinds = CollectiveFlags
     flags = [kinds.ASYNC, kinds.ASYNC, kinds.ASYNC | kinds.CAPTURED, kinds.COALESCED, kinds.TIMED, kinds.P2P]
+    flags.append(kinds.COALESCED | kinds.GROUP | kinds.ASYNC)
     for number, flag in enumerate(flags):
         builder.collective("send", number * US, returned=number * US + 1, flags=flag)
     (row,) = table(tmp_path, builder)
-    assert (row.calls, row.untimed, row.time.count, row.clock) == (6, 6, 0, None)
+    assert (row.calls, row.untimed, row.time.count, row.clock) == (7, 7, 0, None)
     assert row.untimed_why == {
         analysis.CAPTURED_WHY: 1,
         analysis.COALESCED_WHY: 1,
         analysis.UNRESOLVED_WHY: 1,
+        analysis.GROUP_WHY: 1,
         analysis.ASYNC_WHY: 2,
         analysis.NO_COMPLETION_WHY: 1,
     }
-    assert (row.asynchronous, row.captured, row.coalesced, row.p2p) == (3, 1, 1, 1)
+    assert (row.asynchronous, row.captured, row.coalesced, row.p2p) == (4, 1, 2, 1)
+
+
+def test_asynchronous_calls_of_host_backends_lack_a_completion(tmp_path):
+    builder = TraceBuilder(device="cpu")
+    builder.group("0", (0, 1), backend="gloo")
+    builder.collective("send", 0, returned=1, flags=CollectiveFlags.ASYNC | CollectiveFlags.P2P)
+    (row,) = table(tmp_path, builder)
+    assert row.untimed_why == {analysis.NO_COMPLETION_WHY: 1}
+
+
+def test_a_coalesced_group_has_the_time_and_its_members_the_bytes(tmp_path):
+    """The time of a group is in one row, however many members it has."""
+    builder = TraceBuilder()
+    builder.group("0", (0, 1))
+    member, group = CollectiveFlags.COALESCED, CollectiveFlags.COALESCED | CollectiveFlags.GROUP
+    for number in (1, 2):
+        for op in ("send", "recv_"):
+            builder.collective(op, number * US, returned=number * US, flags=member, coalesced=number, bytes_in=MIB)
+        at = number * 100 * US
+        builder.collective("coalesced", at, gpu=(at, at + 30 * US), flags=group, tensors=2, coalesced=number)
+    rows = {row.op: row for row in table(tmp_path, builder)}
+    assert {op: row.time.total_ns for op, row in rows.items()} == {"coalesced": 60 * US, "send": 0, "recv": 0}
+    assert (rows["coalesced"].groups, rows["coalesced"].members, rows["coalesced"].size_bytes) == (2, 4, None)
+    assert (rows["send"].groups, rows["send"].members, rows["send"].bytes_in) == (0, 0, 2 * MIB)
+    assert rows["send"].untimed_why == {analysis.COALESCED_WHY: 2}
 
 
 def test_groups_alike_on_disjoint_ranks_are_one_row(tmp_path):

@@ -11,7 +11,9 @@ from made_trace import TraceBuilder
 from wanhook.tracefile.format import (
     AllocatorAction,
     BlockState,
+    CollectiveEndFlags,
     CollectiveFlags,
+    CollectivePhase,
     FileState,
     Kind,
     ScopeEndFlags,
@@ -178,6 +180,21 @@ def test_host_backends_have_completions_and_failures(read):
     assert calls["returned"].tolist()[2] == -1
     assert calls["device"].tolist() == [-1] * 3
     assert calls["path"].tolist() == [-1] * 3
+
+
+def test_a_time_that_was_promised_can_be_taken_back(read):
+    """TIMED is said when the call begins; only afterwards is it known that its work shows no time."""
+    builder = TraceBuilder()
+    promised = CollectiveFlags.ASYNC | CollectiveFlags.TIMED
+    ends = {"phase": CollectivePhase.RETURNED, "flags": CollectiveEndFlags.UNTIMED}
+    for at in (0, 100):
+        call = builder.collective("allreduce_", at, flags=promised)
+        builder.record(Kind.COLLECTIVE_END, id=call, tick=builder.tick(at + 10), **ends)
+        ends["flags"] = 0
+    builder.record(Kind.COLLECTIVE_END, id=77, tick=builder.tick(120), phase=1, flags=CollectiveEndFlags.UNTIMED)
+    calls = read(builder).collectives
+    assert calls["flags"].tolist() == [CollectiveFlags.ASYNC, promised]
+    assert (calls["returned"] - START).tolist() == [10, 110]
 
 
 # Memory.

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from wanhook.tracefile.model import Trace
 
 CAPTURED_WHY = "issued into a CUDA graph; replays are not counted"
-COALESCED_WHY = "part of a coalesced group, which ends as one"
-ASYNC_WHY = "asynchronous on the backend's own stream"
+COALESCED_WHY = "launched with others as a coalesced group, which has the time"
+GROUP_WHY = "a coalesced group whose work does not show when NCCL began and ended it"
+ASYNC_WHY = "asynchronous, and its work does not show when NCCL began and ended it"
 UNRESOLVED_WHY = "the recording ended before its time was known"
 NO_COMPLETION_WHY = "the backend does not tell when it completes"
 
@@ -37,6 +38,9 @@ class CollectiveRow:
     payload of a call as nccl-tests counts it, mean over all calls; `algbw_bytes_per_s` and `busbw_bytes_per_s` are over
     the timed calls other than first ones; None without payload or time. `calls_by_rank` counts all calls, `ranks` sums
     the timed ones.
+
+    `coalesced` counts calls that are in a coalesced group or stand for one, `groups` those that stand for one, and
+    `members` what these launched together. A group's time is that of its own row, never that of its members.
     """
 
     op: str
@@ -59,6 +63,8 @@ class CollectiveRow:
     p2p: int
     captured: int
     coalesced: int
+    groups: int
+    members: int
     untimed: int
     untimed_why: dict[str, int]
     kernel_bounds: KernelBounds | None
@@ -67,7 +73,7 @@ class CollectiveRow:
 _COLUMNS = np.dtype(
     [("key", "i8"), ("rank", "i8"), ("length", "i8"), ("bytes_in", "i8"), ("bytes_out", "i8"), ("op", "i8"),
      ("kernel", "i8"), ("flags", "u1"), ("gpu", "?"), ("first", "?"), ("shared", "?"), ("span_class", "u1"),
-     ("begin_slack", "i8"), ("end_slack", "i8"), ("pair", "i8")]
+     ("begin_slack", "i8"), ("end_slack", "i8"), ("pair", "i8"), ("tensors", "i8"), ("device", "i1")]
 )  # fmt: skip
 _Key = tuple[str, str, GroupClass]
 
@@ -115,11 +121,10 @@ def _columns(trace: Trace, classes: GroupClasses, keys: dict[_Key, int], ops: di
     begin, end, gpu = timed_intervals(trace)
     out["key"], out["op"], out["rank"] = key_of[place], op_of[place], rank_of(trace)
     out["length"], out["gpu"] = np.where(begin >= 0, end - begin, -1), gpu
-    out["bytes_in"], out["bytes_out"], out["flags"] = calls["bytes_in"], calls["bytes_out"], calls["flags"]
     out["shared"] = calls["kernel_calls"] > 1
     out["kernel"] = np.where(calls["kernel_calls"] == 1, calls["kernel_end"] - calls["kernel_begin"], -1)
     out["pair"] = correction(trace)
-    for name in ("span_class", "begin_slack", "end_slack"):
+    for name in ("bytes_in", "bytes_out", "flags", "tensors", "device", "span_class", "begin_slack", "end_slack"):
         out[name] = calls[name]
     out["first"][np.unique(out["key"], return_index=True)[1]] = True
     return out
@@ -135,6 +140,7 @@ def _row(key: _Key, ops: list[str], table: np.ndarray) -> CollectiveRow:
     clocks = {"gpu" if on else "host" for on in np.unique(table["gpu"][timed])}
     why = _untimed_why(table[~timed])
     flags = table["flags"]
+    groups = (flags & CollectiveFlags.GROUP) != 0
     callers, calls = np.unique(table["rank"], return_counts=True)
     return CollectiveRow(
         op=name,
@@ -157,6 +163,8 @@ def _row(key: _Key, ops: list[str], table: np.ndarray) -> CollectiveRow:
         p2p=int(((flags & CollectiveFlags.P2P) != 0).sum()),
         captured=int(((flags & CollectiveFlags.CAPTURED) != 0).sum()),
         coalesced=int(((flags & CollectiveFlags.COALESCED) != 0).sum()),
+        groups=int(groups.sum()),
+        members=int(table["tensors"][groups].sum()),
         untimed=int((~timed).sum()),
         untimed_why=why,
         kernel_bounds=bounds_of(table[timed & table["gpu"]]),
@@ -169,8 +177,17 @@ def _bytes_a_second(sizes: np.ndarray | None, lengths: np.ndarray, counted: np.n
 
 
 def _untimed_why(calls: np.ndarray) -> dict[str, int]:
-    causes = [CAPTURED_WHY, COALESCED_WHY, UNRESOLVED_WHY, ASYNC_WHY]
-    flags = CollectiveFlags.CAPTURED, CollectiveFlags.COALESCED, CollectiveFlags.TIMED, CollectiveFlags.ASYNC
-    asked = [(calls["flags"] & flag) != 0 for flag in flags]
-    found = Counter(np.select(asked, np.arange(len(causes)), len(causes)).tolist())
-    return {[*causes, NO_COMPLETION_WHY][cause]: count for cause, count in sorted(found.items())}
+    def flagged(flag: CollectiveFlags) -> np.ndarray:
+        return (calls["flags"] & flag) != 0
+
+    on_gpu = calls["device"] >= 0
+    causes = {
+        CAPTURED_WHY: flagged(CollectiveFlags.CAPTURED),
+        COALESCED_WHY: flagged(CollectiveFlags.COALESCED) & ~flagged(CollectiveFlags.GROUP),
+        UNRESOLVED_WHY: flagged(CollectiveFlags.TIMED),
+        GROUP_WHY: flagged(CollectiveFlags.GROUP) & on_gpu,
+        ASYNC_WHY: flagged(CollectiveFlags.ASYNC) & on_gpu,
+        NO_COMPLETION_WHY: np.ones(len(calls), bool),
+    }
+    found = Counter(np.select(list(causes.values()), np.arange(len(causes))).tolist())
+    return {list(causes)[cause]: count for cause, count in sorted(found.items())}

@@ -153,7 +153,8 @@ def _classify_device(collectives: np.ndarray, own: np.ndarray, scopes: np.ndarra
 def _shortest_alike(calls: np.ndarray, kernels: np.ndarray) -> np.ndarray:
     """Least time (int64[n], ns) that a kernel of the same op, group and size can take: the fastest of `kernels`, -1
     where there is none, less a margin. 0 where none is alike."""
-    alike = np.stack([calls[name].astype(np.int64) for name in ("op", "group", "bytes_in", "bytes_out", "peer")])
+    names = "op", "group", "bytes_in", "bytes_out", "peer", "tensors"
+    alike = np.stack([calls[name].astype(np.int64) for name in names])
     kinds, kind = np.unique(alike, axis=1, return_inverse=True)
     fastest = np.full(kinds.shape[1], np.iinfo(np.int64).max)
     measured = kernels >= 0

@@ -42,6 +42,9 @@ def write_collectives(sheet: Sheet, report: Report) -> None:
         styles.append("")
     sheet.table(COLUMNS + RATES, cells, styles)
     for row in rows:
+        if row.groups:
+            sheet.line(f"{_name(row)}: {row.groups} coalesced groups of {row.members} calls in all.", "dim")
+    for row in rows:
         if row.untimed:
             why = "; ".join(f"{reason} ({count})" for reason, count in row.untimed_why.items())
             sheet.line(f"{_name(row)}: without a time {row.untimed} of {row.calls} calls: {why}.", "dim")

@@ -116,6 +116,8 @@ def _fill(kernels: np.ndarray, calls: np.ndarray, found: np.ndarray) -> None:
     calls["kernel_begin"][hit], calls["kernel_end"][hit] = first[place], last[place]
     calls["kernels"][hit] = np.minimum(np.bincount(of, minlength=len(units)), _MOST)[place]
     calls["kernel_calls"][hit] = np.minimum(np.bincount(place, minlength=len(units)), _MOST)[place]
+    # The record of a coalesced group stands for the whole of it: what its members share is its own.
+    calls["kernel_calls"][hit & ((calls["flags"] & CollectiveFlags.GROUP) != 0)] = 1
 
 
 def _bits(ids: np.ndarray, strings: list[str], of_name) -> np.ndarray:

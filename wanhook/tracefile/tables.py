@@ -11,7 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from .clock import BLOCK, Clock
-from .format import RECORDS, AllocatorFlags, CollectivePhase, Kind, SpanOwner, StateReason
+from .format import (
+    RECORDS,
+    AllocatorFlags,
+    CollectiveEndFlags,
+    CollectiveFlags,
+    CollectivePhase,
+    Kind,
+    SpanOwner,
+    StateReason,
+)
 from .names import BEYOND
 from .reader import Slots
 
@@ -199,7 +208,7 @@ def scopes(slots: Slots, clock: Clock, spans: np.ndarray) -> tuple[np.ndarray, n
 
 
 def collectives(slots: Slots, clock: Clock, spans: np.ndarray) -> np.ndarray:
-    """COLLECTIVE[n] by begin time, without paths."""
+    """COLLECTIVE[n] by begin time, without paths. The flag TIMED is taken from calls whose end takes it back."""
     out = slots.take(Kind.COLLECTIVE, COLLECTIVE, _begun(slots, Kind.COLLECTIVE), begin="tick")
     out["begin"] = clock.ns(out["begin"])
     out["returned"] = out["completed"] = -1
@@ -211,6 +220,9 @@ def collectives(slots: Slots, clock: Clock, spans: np.ndarray) -> np.ndarray:
         found = _join_ends(slots, clock, Kind.COLLECTIVE_END, rows, own, out["begin"], out[name])
         if phase is CollectivePhase.FAILED:
             out["failed"][found[found >= 0]] = True
+    untimed = ends[(slots.column(Kind.COLLECTIVE_END, "flags", ends) & CollectiveEndFlags.UNTIMED) != 0]
+    taken_back = rows(slots.column(Kind.COLLECTIVE_END, "id", untimed))
+    out["flags"][taken_back[taken_back >= 0]] &= 0xFF & ~int(CollectiveFlags.TIMED)
     _join_spans(slots, spans, SpanOwner.COLLECTIVE, rows, out)
     return out
 

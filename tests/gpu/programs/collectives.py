@@ -97,8 +97,8 @@ def time_calls(name: str, operation: Operation) -> list[float]:
     return [nanoseconds(*pair) for pair in pairs]
 
 
-def untimed_calls(rank: int, world_size: int) -> None:
-    """Asynchronous and coalesced collectives: counted, never timed by events of ours."""
+def other_calls(rank: int, world_size: int) -> None:
+    """Asynchronous calls, coalesced groups, and objects."""
     import wanhook
 
     first, second = torch.ones(64, device="cuda"), torch.ones(128, device="cuda")
@@ -163,7 +163,7 @@ def main(store: str, recording: str) -> None:
     wanhook.start(recording)
     answer["recorded"] = digests(known)
     answer["nanoseconds"] = {name: time_calls(name, operation) for name, operation in known.items()}
-    untimed_calls(rank, world_size)
+    other_calls(rank, world_size)
     answer["capture_problem"] = captured_call(world_size)
     wanhook.stop(wait=10)
     answer |= {"rank": rank, "device": device.index, "contexts": contexts(), "pid": os.getpid()}
