@@ -111,6 +111,12 @@ sanitize: $(foreach name,$(SANITIZED),build/sanitize/$(name)-address build/sanit
 	  else echo "sanitize: $$program FAILED"; failed=1; fi; \
 	done; exit $$failed
 
+# Programs that get the CUDA half of the device layer, on a fake runtime.
+ON_FAKE_CUDA = build/sanitize/lent_events-address build/sanitize/lent_events-thread
+FAKE_CUDA = $(wildcard csrc/core/*.cpp) $(patsubst %,csrc/device/%_cuda.cpp,event_pool device_timer pair_cost)
+$(ON_FAKE_CUDA): NATIVE_SOURCES = $(FAKE_CUDA)
+$(ON_FAKE_CUDA): SANITIZER_FLAGS += -Itests/native/fake_cuda
+
 build/sanitize/%-address: tests/native/%.cpp $(NATIVE_SOURCES) $(NATIVE_HEADERS)
 	@mkdir -p $(@D)
 	$(CXX) $(SANITIZER_FLAGS) -fsanitize=address,undefined -o $@ $< $(NATIVE_SOURCES) -ldl

@@ -24,7 +24,7 @@ def compile_program(name: str, directory: Path) -> Path:
         # Beside the timers: what is asked of torch's streams has no fake.
         sources = [
             *_layer("core"),
-            *(ROOT / "csrc/device" / f"{part}_cuda.cpp" for part in ("event_pool", "device_timer")),
+            *(ROOT / "csrc/device" / f"{part}_cuda.cpp" for part in ("event_pool", "device_timer", "pair_cost")),
         ]
         objects = [_compile(source, directory, NATIVE / "fake_cuda") for source in (NATIVE / f"{name}.cpp", *sources)]
     else:

@@ -2,7 +2,14 @@
 
 import subprocess
 
+import pytest
+
 import wanhook
+
+
+def near(expected: list[int]):
+    """Times are brought to ticks and back: a nanosecond or two may be lost."""
+    return pytest.approx(expected, rel=0, abs=2)
 
 
 def test_lent_events_become_spans(native_program, tmp_path):
@@ -14,6 +21,6 @@ def test_lent_events_become_spans(native_program, tmp_path):
     calls = wanhook.load(file).traces[0].collectives
     timed = calls[calls["gpu_begin"] >= 0]
     lengths = (timed["gpu_end"] - timed["gpu_begin"]).tolist()
-    assert lengths == [30_000, 60_000, 20_000, 10_000, 40_000, 70_000, *[500] * 1000]
+    assert lengths == near([30_000, 60_000, 20_000, 10_000, 40_000, 70_000, *[500] * 1000])
     begins = (timed["gpu_begin"] - timed["gpu_begin"][0]).tolist()
-    assert begins[:6] == [0, 100_000, 50_000, 200_000, 205_000, 400_000]
+    assert begins[:6] == near([0, 100_000, 50_000, 200_000, 205_000, 400_000])
