@@ -243,8 +243,12 @@ def _begin_outermost(out) -> int | None:
             return 0  # another thread was first, or its recording ended early and it has not noticed yet
         try:
             chosen = settings.from_environment()
-            started = _start(replace(chosen, out=Path(out)) if out is not None else chosen, "trace")
-            return None if started is None else _current.number + 1
+            chosen = chosen if out is None else replace(chosen, out=Path(out))
+            started = _start(chosen, "env" if chosen.automatic else "trace")
+            if started is None:
+                return None
+            # Under WANHOOK=1 the recording is the process's: stages that follow each other are one run.
+            return 0 if chosen.automatic else _current.number + 1
         except Exception as error:
             _C.stop(False, 0)
             _current = None

@@ -1,0 +1,20 @@
+"""The integrations by name, as WANHOOK_INTEGRATIONS lists them."""
+
+from importlib import import_module
+
+MODULES = {"fsdp": "wanhook.integrations.fsdp", "wan": "wanhook.integrations.wan"}
+
+
+def install(name: str) -> None:
+    """Puts one integration on. One that fails costs itself and a line, and nothing else."""
+    try:
+        import_module(MODULES[name]).install()
+    except Exception as error:
+        from wanhook import settings
+
+        settings.complain(f"the integration {name} is left out: {type(error).__name__}: {error}")
+
+
+def uninstall(name: str) -> None:
+    """Takes every patch of an integration off again."""
+    import_module(MODULES[name]).uninstall()
