@@ -19,7 +19,7 @@ def attach() -> None:
     if torch.distributed.is_available():
         _C.attach_collectives()
     else:
-        _note("collectives are not recorded: this torch was built without torch.distributed")
+        note("collectives are not recorded: this torch was built without torch.distributed")
     if _C.has_cuda and _gpu_is_visible():
         # Runs at once where CUDA is initialised already, else right after the host program initialises it.
         torch.cuda._lazy_call(_attach_cuda)
@@ -41,10 +41,11 @@ def _attach_cuda() -> None:
 
             recording.cuda_came_up()
     except Exception as error:
-        _note(str(error))
+        note(str(error))
 
 
-def _note(sentence: str) -> None:
+def note(sentence: str) -> None:
+    """Adds a sentence about what is not recorded in this process; it stands in the trace once the recording ends."""
     _notes.append(sentence)
 
 
