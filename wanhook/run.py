@@ -9,15 +9,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
+from wanhook import settings
+
 WIDTH = 100
+_RECORDINGS = "*.wanhook"
+_SENT_BY_A_PROCESS = 0  # SI_USER; SI_QUEUE and SI_TKILL are below, what the kernel sends is above
+_LONGEST_WAIT = 1.0  # seconds until the command is looked at even if no signal came
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as shells say it
 _PASSED_ON = (
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH,
@@ -28,8 +34,8 @@ _PASSED_ON = (
 def parser() -> argparse.ArgumentParser:
     """The command line of `wanhook run`, up to the command itself."""
     made = argparse.ArgumentParser(prog="wanhook run", description="Record an unchanged program and print its report.")
-    made.add_argument("--out", type=Path, help="run directory; a new one under wanhook-runs/ unless given")
-    made.add_argument("--level", choices=("stage", "block", "op"), help="deepest scopes to record (default: op)")
+    made.add_argument("--out", type=Path, help="run directory; WANHOOK_OUT or a new one under wanhook-runs/ unless given")
+    made.add_argument("--level", choices=settings.LEVELS, help="deepest scopes to record (default: op)")
     made.add_argument("--max-mb", type=int, help="cap of each rank's file in MiB")
     made.add_argument("--no-report", action="store_true", help="print no report at the end")
     made.add_argument("command", nargs=argparse.REMAINDER, help="-- and the program with its arguments")
@@ -42,30 +48,56 @@ def main(arguments: list[str]) -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         parser().error("give the command to record behind --")
-    if not is_installed():
-        _say(
-            "nothing will be recorded: torch finds wanhook by its installed entry point, and it is not installed for "
-            f"{sys.executable}. Remedy: {sys.executable} -m pip install --no-build-isolation ."
-        )
-    directory = (options.out or new_directory()).absolute()
-    made = not directory.exists()
+    for line in obstacles():
+        _say(line)
+    directory = (options.out or settings.from_environment().out or new_directory()).absolute()
+    made = _missing_parts(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         _say(f"cannot make the run directory {directory}: {error.strerror}. Pass another one with --out.")
         return NOT_EXECUTABLE
+    before = set(directory.glob(_RECORDINGS))
     status = run(command, {**os.environ, **_settings(options, directory)})
-    if not options.no_report:
+    if set(directory.glob(_RECORDINGS)) == before:
+        _say("nothing was recorded: the command ran none of Wan's stages and opened no scope of its own")
+    elif not options.no_report:
         report(directory)
-    if made:
+    for part in made:
         with contextlib.suppress(OSError):
-            directory.rmdir()  # only where nothing was recorded
+            part.rmdir()  # only where nothing was recorded
     return leave(status)
 
 
-def is_installed() -> bool:
-    """Whether torch will find us when a program of this interpreter imports it."""
-    return any(point.value.startswith("wanhook_autoload:") for point in entry_points(group="torch.backends"))
+def obstacles() -> list[str]:
+    """Sentences on why torch will not find us in a program of this interpreter, remedies included."""
+    found = []
+    if _entry_point() is None:
+        found.append(
+            "nothing will be recorded: torch finds wanhook by its entry point, and it is not installed for "
+            f"{sys.executable}. Remedy: {sys.executable} -m pip install --no-build-isolation {_source()}"
+        )
+    if os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD") == "0":
+        found.append(
+            "nothing will be recorded: TORCH_DEVICE_BACKEND_AUTOLOAD=0 keeps torch from loading entry points. "
+            "Remedy: unset it"
+        )
+    return found
+
+
+def _entry_point() -> EntryPoint | None:
+    points = entry_points(group="torch.backends")
+    return next((point for point in points if point.value.startswith("wanhook_autoload:")), None)
+
+
+def _source() -> Path | str:
+    root = Path(__file__).resolve().parents[1]
+    return root if (root / "setup.py").is_file() else "wanhook"
+
+
+def _missing_parts(directory: Path) -> list[Path]:
+    """The directory and its parents that are not there yet, innermost first."""
+    return [part for part in (directory, *directory.parents) if not part.exists()]
 
 
 def new_directory() -> Path:
@@ -77,13 +109,18 @@ def _settings(options: argparse.Namespace, directory: Path) -> dict[str, str]:
     chosen = {"WANHOOK": "1", "WANHOOK_OUT": str(directory)}
     if options.level:
         chosen["WANHOOK_LEVEL"] = options.level
-    if options.max_mb:
+    if options.max_mb is not None:
         chosen["WANHOOK_MAX_MB"] = str(options.max_mb)
+    if (tree := _source()) != "wanhook":
+        # Last, so that the tree's own folders stand in nobody's way. An installed package is found before it.
+        path = os.environ.get("PYTHONPATH", "")
+        chosen["PYTHONPATH"] = f"{path}{os.pathsep}{tree}" if path else str(tree)
     return chosen
 
 
 def run(command: list[str], environment: dict[str, str]) -> int:
     """Starts the command, passes signals on until it ends, and returns its status as subprocess does."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # one that is ignored, as under some parents, would never come
     with _blocked((*_PASSED_ON, signal.SIGCHLD)) as before:
         try:
             # The child must not inherit what this process blocks.
@@ -94,10 +131,9 @@ def run(command: list[str], environment: dict[str, str]) -> int:
             _say(f"cannot run {command[0]}: {error.strerror}")
             return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
         while child.poll() is None:
-            received = signal.sigwaitinfo((*_PASSED_ON, signal.SIGCHLD))
-            # What the terminal sends goes to the whole process group, the command included; only what somebody sent to
-            # this process alone has a sender.
-            if received.si_signo != signal.SIGCHLD and received.si_pid not in (0, child.pid):
+            received = signal.sigtimedwait((*_PASSED_ON, signal.SIGCHLD), _LONGEST_WAIT)
+            # What the terminal sends comes from the kernel, and to the whole process group, the command included.
+            if received is not None and received.si_signo != signal.SIGCHLD and received.si_code <= _SENT_BY_A_PROCESS:
                 with contextlib.suppress(ProcessLookupError):
                     child.send_signal(received.si_signo)
         return child.returncode
@@ -116,15 +152,12 @@ def _blocked(signals: tuple[int, ...]) -> Iterator[set]:
 
 
 def report(directory: Path) -> None:
-    """Prints the report of what was recorded to stderr, or that nothing was. Never raises."""
+    """Prints the report of what was recorded to stderr. Never raises."""
     try:
         from wanhook.report.build import build
         from wanhook.report.terminal import render
         from wanhook.tracefile.model import load
 
-        if not any(directory.glob("*.wanhook")):
-            _say("nothing was recorded: the command opened no scope of Wan's stages, and none of its own")
-            return
         text = render(build(load(directory)), width=WIDTH, colour=False, show_all=False)
         sys.stderr.write(text.encode(sys.stderr.encoding or "utf-8", "backslashreplace").decode())
         _say(f"python -m wanhook.report {directory} prints this report again")
@@ -138,7 +171,9 @@ def leave(status: int) -> int:
         return status
     sys.stdout.flush()
     sys.stderr.flush()
-    signal.signal(-status, signal.SIG_DFL) if -status not in (signal.SIGKILL, signal.SIGSTOP) else None
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # one core is enough
+    if -status != signal.SIGKILL:
+        signal.signal(-status, signal.SIG_DFL)
     os.kill(os.getpid(), -status)
     return 128 - status
 
