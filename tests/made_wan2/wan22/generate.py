@@ -23,6 +23,7 @@ def parse():
     parser.add_argument("--ulysses_size", type=int, default=1)
     parser.add_argument("--dit_fsdp", action="store_true")
     parser.add_argument("--t5_fsdp", action="store_true")
+    parser.add_argument("--break_with", help="a module to import first, which makes something fail")
     parser.add_argument("--prompt", default="two cats box")
     return parser.parse_args()
 
@@ -38,6 +39,8 @@ def init_logging(rank):
 def main(args):
     rank, world_size = int(os.getenv("RANK", 0)), int(os.getenv("WORLD_SIZE", 1))
     init_logging(rank)
+    if args.break_with:
+        __import__(args.break_with)
     if world_size > 1:
         dist.init_process_group(backend="gloo", init_method="env://", rank=rank, world_size=world_size)
     if args.ulysses_size > 1:
