@@ -33,15 +33,21 @@ def shrink(size: Size) -> None:
     """Replace the hard-coded widths of T5 and the VAE by those of `size`. Not undone."""
     import wan.modules.t5 as t5
     import wan.modules.vae2_1 as vae
+    import wan.modules.vae2_2 as vae22
 
     t5.umt5_xxl = partial(t5.umt5_xxl, vocab_size=len(_SPECIAL_TOKENS) + 256, **size.t5_arguments)
     vae._video_vae = partial(vae._video_vae, dim=size.vae_dim)
+    full_width = vae22._video_vae
+
+    def narrow(**arguments):
+        return full_width(**{**arguments, "dim": size.vae_dim, "dec_dim": size.vae_dim})
+
+    vae22._video_vae = narrow
 
 
 def write_checkpoint(folder: Path, config, size: Size, seed: int) -> None:
     """Write T5, VAE and tokenizer under `folder`, with the file names of `config`. Call `shrink` first."""
     import wan.modules.t5 as t5
-    import wan.modules.vae2_1 as vae
 
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(folder / config.t5_tokenizer)
@@ -49,8 +55,32 @@ def write_checkpoint(folder: Path, config, size: Size, seed: int) -> None:
         torch.manual_seed(seed)
         encoder = t5.umt5_xxl(encoder_only=True, dtype=config.t5_dtype, device="cpu")
         torch.save(encoder.state_dict(), folder / config.t5_checkpoint)
-        decoder = vae.WanVAE_(dim=size.vae_dim, z_dim=16, temperal_downsample=[False, True, True])
-        torch.save(decoder.state_dict(), folder / config.vae_checkpoint)
+        torch.save(_vae(config, size).state_dict(), folder / config.vae_checkpoint)
+
+
+def _vae(config, size: Size) -> torch.nn.Module:
+    import wan.modules.vae2_1 as vae21
+    import wan.modules.vae2_2 as vae22
+
+    down = [False, True, True]
+    if config.vae_stride[1] == 16:
+        return vae22.WanVAE_(dim=size.vae_dim, dec_dim=size.vae_dim, z_dim=48, temperal_downsample=down)
+    return vae21.WanVAE_(dim=size.vae_dim, z_dim=16, temperal_downsample=down)
+
+
+def write_models(folder: Path, config, size: Size, seed: int) -> None:
+    """Write the model, or both experts, where `from_pretrained` looks for them. 5.6 GB each at 14B block shapes."""
+    from wan.modules.model import WanModel
+
+    experts = [config[key] for key in ("low_noise_checkpoint", "high_noise_checkpoint") if key in config] or [""]
+    channels = 48 if config.vae_stride[1] == 16 else 16
+    kind = {"model_type": "t2v"} if channels == 16 else {"model_type": "ti2v"}
+    for number, expert in enumerate(experts):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + number)
+            model = WanModel(**{**size.dit_arguments, **kind, "in_dim": channels, "out_dim": channels})
+            torch.nn.init.normal_(model.head.head.weight, std=0.02)
+            model.save_pretrained(folder / expert)
 
 
 def build_experts_in_memory(model_class: type, size: Size, device: torch.device, seed: int) -> None:
