@@ -13,6 +13,7 @@ class Patches:
     def __init__(self) -> None:
         self._replaced: list[tuple[object, str, object, object]] = []  # owner, name, before, now
         self._copied: dict[int, tuple[object, object]] = {}  # by id of the wrapper: it, and what it stands for
+        self._new: dict[int, tuple[object, object]] = {}  # the other way round: not swept yet
 
     def __len__(self) -> int:
         return len(self._replaced)
@@ -29,12 +30,18 @@ class Patches:
         self._replaced.append((owner, name, before, now))
         return original, now
 
-    def replace_everywhere(self, owner: object, name: str, wrap: Callable, sweep: bool) -> None:
-        """replace(), for a function that others import by name; ``sweep``: some may have done so already."""
+    def replace_function(self, owner: object, name: str, wrap: Callable) -> None:
+        """replace(), for a function that others import by name: see sweep()."""
         original, now = self.replace(owner, name, wrap)
         self._copied[id(now)] = (now, original)
-        if sweep:
-            exchange({id(original): (original, now)}, sys.modules.values())
+        self._new[id(original)] = (original, now)
+
+    def sweep(self, needed: bool) -> None:
+        """Exchanges the copies of all functions since the last sweep; where they cannot have been copied yet, that is
+        not ``needed``. One pass over all names of all modules takes milliseconds, so one for many functions."""
+        if needed:
+            exchange(self._new, sys.modules.values())
+        self._new.clear()
 
     def undo(self) -> None:
         """Puts everything back, unless somebody else has replaced it since; copies by name too."""
@@ -48,6 +55,7 @@ class Patches:
                 setattr(owner, name, before)
         exchange(self._copied, sys.modules.values())
         self._copied.clear()
+        self._new.clear()
 
 
 def exchange(pairs: dict[int, tuple[object, object]], modules: Iterable[object]) -> None:

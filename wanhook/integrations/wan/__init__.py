@@ -25,7 +25,9 @@ def install(level: str | None = None) -> None:
         return
     level = level or settings.from_environment().level
     for module in dict.fromkeys(point.module for point in POINTS if point.is_wans):
-        _watch(module, level)
+        _watch(module, level, sweep=False)
+    if (wrapping := sys.modules.get(f"{__name__}.wrapping")) is not None:
+        wrapping.sweep(late=True)  # once for everything that was imported before
 
 
 def uninstall() -> None:
@@ -49,13 +51,14 @@ def missing() -> list[str]:
     return list(_missing)
 
 
-def _watch(module: str, level: str) -> None:
+def _watch(module: str, level: str, sweep: bool = True) -> None:
     if module not in _watched:
-        _watched[module] = functools.partial(_attach, module, level, module in sys.modules)
+        late = module in sys.modules
+        _watched[module] = functools.partial(_attach, module, level, late, sweep or not late)
         on_import(module, _watched[module])
 
 
-def _attach(module: str, level: str, late: bool) -> None:
+def _attach(module: str, level: str, late: bool, sweep: bool) -> None:
     try:
         from wanhook.integrations.wan import wrapping
 
@@ -68,10 +71,12 @@ def _attach(module: str, level: str, late: bool) -> None:
             if point.module != module:
                 continue
             try:
-                wrapping.put_on(point, level, late)
+                wrapping.put_on(point, level)
                 _attached.append(str(point))
             except AttributeError:
                 _note_missing(point)
+        if sweep:
+            wrapping.sweep(late)
     except Exception as error:  # the program is Wan's, whatever becomes of its recording
         settings.complain(f"the integration wan is left out: {type(error).__name__}: {error}".splitlines()[0])
         uninstall()

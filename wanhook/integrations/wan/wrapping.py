@@ -13,9 +13,8 @@ _C = load_native()
 _patches = Patches()
 
 
-def put_on(point: Point, level: str, late: bool) -> None:
-    """Wraps a point whose module is imported. ``late``: others may have copied its names already. Raises
-    AttributeError when the module has no such attribute."""
+def put_on(point: Point, level: str) -> None:
+    """Wraps a point whose module is imported. Raises AttributeError when the module has no such attribute."""
     module = sys.modules[point.module]
     wrap = _wrapper(point, level)
     owner, _, method = point.attribute.rpartition(".")
@@ -24,7 +23,12 @@ def put_on(point: Point, level: str, late: bool) -> None:
     elif point.kind == "loop":
         _patches.replace(module, method, wrap)  # tqdm is everybody's, and only this module's name for it is Wan's loop
     else:
-        _patches.replace_everywhere(module, method, wrap, late)
+        _patches.replace_function(module, method, wrap)
+
+
+def sweep(late: bool) -> None:
+    """Call it after put_on(); ``late``: others may have copied the functions' names already."""
+    _patches.sweep(late)
 
 
 def take_off() -> None:
