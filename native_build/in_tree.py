@@ -84,7 +84,9 @@ def main() -> int:
 def _is_installed() -> bool:
     # -E and another folder: the source tree itself must not answer.
     check = "import importlib.metadata as m; m.version('wanhook')"
-    return subprocess.run([sys.executable, "-E", "-c", check], cwd="/", capture_output=True, check=False).returncode == 0
+    return (
+        subprocess.run([sys.executable, "-E", "-c", check], cwd="/", capture_output=True, check=False).returncode == 0
+    )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ _PASSED_ON = (
 def parser() -> argparse.ArgumentParser:
     """The command line of `wanhook run`, up to the command itself."""
     made = argparse.ArgumentParser(prog="wanhook run", description="Record an unchanged program and print its report.")
-    made.add_argument("--out", type=Path, help="run directory; WANHOOK_OUT or a new one under wanhook-runs/ unless given")
+    made.add_argument(
+        "--out", type=Path, help="run directory; WANHOOK_OUT or a new one under wanhook-runs/ unless given"
+    )
     made.add_argument("--level", choices=settings.LEVELS, help="deepest scopes to record (default: op)")
     made.add_argument("--max-mb", type=int, help="cap of each rank's file in MiB")
     made.add_argument("--no-report", action="store_true", help="print no report at the end")

@@ -1,7 +1,8 @@
 """How many scopes and collectives one launch of Wan2.2's generate.py must leave on a rank, from Wan's code alone.
 
 `expected` has the derivation for a request; a launch adds loading: one T5, one VAE, one model or two experts, each
-configured and wrapped by FSDP. FSDP's root gathers once a model (T5 and each expert), in the first forward that uses it.
+configured and wrapped by FSDP. FSDP's root gathers once a model (T5 and each expert), in the first forward that uses
+it.
 """
 
 from __future__ import annotations

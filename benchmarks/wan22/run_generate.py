@@ -75,7 +75,14 @@ def launch(arguments: argparse.Namespace, task: str, name: str, *, record: bool,
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks]
-    command += ["-m", "benchmarks.wan22.unchanged", "--task", task, "--ckpt_dir", str(arguments.work / task / "weights")]
+    command += [
+        "-m",
+        "benchmarks.wan22.unchanged",
+        "--task",
+        task,
+        "--ckpt_dir",
+        str(arguments.work / task / "weights"),
+    ]
     command += ["--size", "{}*{}".format(*size.video), "--frame_num", str(size.frames), "--sample_steps", str(_STEPS)]
     command += ["--base_seed", "7", "--prompt", "two cats", "--save_file", "video.mp4"]
     command += ["--ulysses_size", ranks, "--dit_fsdp", "--t5_fsdp"]

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def wan_scopes() -> Iterator[None]:
-    """While open, Wan's stages, blocks and operations are scopes and its collectives have roles, as docs/integrations.md
-    lists them. Import Wan first: what is patched later, by the harness too, would hide a point."""
+    """While open, Wan's stages, blocks and operations are scopes and its collectives have roles, as
+    docs/integrations.md lists them. Import Wan first: what is patched later, by the harness too, would hide a point."""
     from wanhook.integrations import registry
 
     for name in ("fsdp", "wan"):

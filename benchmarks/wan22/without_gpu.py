@@ -69,7 +69,8 @@ class _GlooDist(types.ModuleType):
 
 
 def patch(*pipelines: types.ModuleType) -> None:
-    """Make an imported Wan2.2 run on the CPU, with these modules' pipelines. Not undone: the process runs nothing else."""
+    """Make an imported Wan2.2 run on the CPU, with these modules' pipelines. Not undone: the process runs nothing
+    else."""
     from wan.distributed import fsdp, util
     from wan.modules.attention import flash_attention
 

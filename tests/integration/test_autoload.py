@@ -11,7 +11,6 @@ import pytest
 from programs import ROOT, environment, run_program
 
 
-
 def left(ended) -> dict:
     assert ended.returncode == 0, ended.errors
     return json.loads(ended.output.splitlines()[-1])
@@ -40,7 +39,9 @@ def test_exactly_one_module_is_added():
         "EntryPoint('wanhook', 'wanhook_autoload:attach', 'torch.backends').load()()\n"
         "print(sorted(set(sys.modules) - before))\n"
     )
-    ended = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
+    )
     assert ended.stdout == "['wanhook_autoload']\n"
 
 
@@ -85,7 +86,9 @@ def broken(tmp_path: Path, text: str | None) -> subprocess.CompletedProcess:
         (tmp_path / "wanhook" / "__init__.py").write_text(text)
     changes = {**environment(WANHOOK="1"), "PYTHONPATH": str(tmp_path)}
     program = "import sys, torch; print(torch.__version__, sys.modules['wanhook_autoload'].__file__)"
-    return subprocess.run([sys.executable, "-c", program], env=changes, cwd="/", capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", program], env=changes, cwd="/", capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +115,9 @@ def test_missing_package_does_not_break_torch(tmp_path):
     if "is not recorded" not in ended.stderr:
         pytest.skip("this interpreter has wanhook installed")
     assert ended.returncode == 0
-    assert ended.stderr.startswith("wanhook: this process is not recorded: ModuleNotFoundError: No module named 'wanhook'")
+    assert ended.stderr.startswith(
+        "wanhook: this process is not recorded: ModuleNotFoundError: No module named 'wanhook'"
+    )
 
 
 def test_extension_for_another_torch_does_not_break_the_program(tmp_path):
@@ -130,7 +135,12 @@ def test_extension_for_another_torch_does_not_break_the_program(tmp_path):
     made = ROOT / "tests" / "made_wan2" / "wan22" / "generate.py"
     changes = {**environment(WANHOOK="1"), "PYTHONPATH": str(tmp_path / "tree")}
     ended = subprocess.run(
-        [sys.executable, made, "--sample_steps", "1"], env=changes, cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, made, "--sample_steps", "1"],
+        env=changes,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ended.returncode == 0, ended.stderr
     mine = [line for line in ended.stderr.splitlines() if "wanhook" in line]

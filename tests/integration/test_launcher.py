@@ -19,7 +19,9 @@ def arguments(*command: str, options: tuple[str, ...] = ()) -> list[str]:
     return [sys.executable, "-m", "wanhook", "run", *options, "--", *command]
 
 
-def launch(directory: Path, *command: str, options: tuple[str, ...] = (), **changes: str) -> subprocess.CompletedProcess:
+def launch(
+    directory: Path, *command: str, options: tuple[str, ...] = (), **changes: str
+) -> subprocess.CompletedProcess:
     return subprocess.run(
         arguments(*command, options=options), cwd=directory, env=environment(**changes), capture_output=True, text=True,
         timeout=120, check=False,

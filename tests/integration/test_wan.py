@@ -62,9 +62,7 @@ def counted(trace) -> dict[str, int]:
 
 def told(trace, path: str) -> list[dict]:
     """The arguments of the scopes with this path, in order."""
-    return [
-        trace.scope_args.get(int(scope["id"]), {}) for scope in trace.scopes if trace.paths[scope["path"]] == path
-    ]
+    return [trace.scope_args.get(int(scope["id"]), {}) for scope in trace.scopes if trace.paths[scope["path"]] == path]
 
 
 @dataclass
@@ -226,7 +224,14 @@ def test_other_pipelines_of_wan22(tmp_path, task):
 def test_a_rank_that_fails_fails_as_without_us(tmp_path, how):
     """torchrun says so with the same status, and what was recorded until then is readable."""
     act = "raise ValueError('its own')" if how == "exception" else "import os; os.kill(os.getpid(), 9)"
-    broken = f"import os, sys\nif os.environ.get('RANK') == '1':\n    import wan.text2video as t\n    def bad(*a, **k):\n        {act}\n    t.WanT2V.finished = bad\n"
+    broken = (
+        "import os\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    import wan.text2video as t\n"
+        "    def bad(*a, **k):\n"
+        f"        {act}\n"
+        "    t.WanT2V.finished = bad\n"
+    )
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "break_rank.py").write_text(broken)
     statuses = []

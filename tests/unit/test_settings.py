@@ -28,7 +28,13 @@ def test_every_variable():
         "WANHOOK_INTEGRATIONS": "wan",
     }
     assert from_environment(environ) == Settings(
-        enabled=True, automatic=True, out=Path("runs/a"), level="block", max_mb=64, on_full="stop", integrations=("wan",)
+        enabled=True,
+        automatic=True,
+        out=Path("runs/a"),
+        level="block",
+        max_mb=64,
+        on_full="stop",
+        integrations=("wan",),
     )
 
 

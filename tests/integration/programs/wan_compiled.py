@@ -12,8 +12,8 @@ from wanhook.integrations import wan as integration
 
 sys.path.insert(0, sys.argv[1])
 integration.install()
-import wan  # noqa: E402
-from wan.modules.model import WanModel  # noqa: E402
+import wan
+from wan.modules.model import WanModel
 
 CALL = {"x": [torch.ones(4, 1, 2, 2)], "t": torch.tensor([5]), "context": [torch.ones(3, 32)], "seq_len": 4}
 

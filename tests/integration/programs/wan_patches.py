@@ -22,7 +22,7 @@ def holders() -> dict[str, object]:
     for name, module in list(sys.modules.items()):
         if isinstance(module, ModuleType) and is_patched_package(name):
             found[name] = module
-            for key, value in list(vars(module).items()):
+            for value in list(vars(module).values()):
                 if issubclass(type(value), type) and is_patched_package(value.__module__):
                     found[f"{value.__module__}.{value.__qualname__}"] = value
     return found
@@ -67,7 +67,7 @@ def main() -> None:
         integration.install()
     import_everything()
     if late:
-        from wan.modules.attention import flash_attention as copied  # noqa: F401
+        from wan.modules.attention import flash_attention as copied
 
         globals()["copied"] = copied
         bare = attributes()

@@ -14,12 +14,14 @@ class WanFLF2V(Parts):
         shard_fn = partial(shard_model, device_id=0)
         self.begin(config, rank, shard_fn if t5_fsdp else None)
         self.clip = CLIPModel()
-        self.model = self.configured(WanModel.from_pretrained(checkpoint_dir, model_type="i2v"), use_usp, dit_fsdp, shard_fn)
+        self.model = self.configured(
+            WanModel.from_pretrained(checkpoint_dir, model_type="i2v"), use_usp, dit_fsdp, shard_fn
+        )
 
     @torch.no_grad()
     def generate(
-        self, input_prompt, first, last, size=(8, 8), frame_num=2, shift=5.0, sample_solver="unipc", sampling_steps=4, seed=-1,
-        offload_model=True,
+        self, input_prompt, first, last, size=(8, 8), frame_num=2, shift=5.0, sample_solver="unipc",
+        sampling_steps=4, seed=-1, offload_model=True,
     ):  # fmt: skip
         cond, uncond = self.encoded(input_prompt)
         latents = self.noise(seed)

@@ -14,7 +14,9 @@ class WanI2V(Parts):
         shard_fn = partial(shard_model, device_id=0)
         self.begin(config, rank, shard_fn if t5_fsdp else None)
         self.clip = CLIPModel()
-        self.model = self.configured(WanModel.from_pretrained(checkpoint_dir, model_type="i2v"), use_usp, dit_fsdp, shard_fn)
+        self.model = self.configured(
+            WanModel.from_pretrained(checkpoint_dir, model_type="i2v"), use_usp, dit_fsdp, shard_fn
+        )
 
     @torch.no_grad()
     def generate(

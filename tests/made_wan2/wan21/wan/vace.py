@@ -16,8 +16,8 @@ class WanVace(WanT2V):
 
     @torch.no_grad()
     def generate(
-        self, input_prompt, frames, size=(8, 8), frame_num=2, shift=5.0, sample_solver="unipc", sampling_steps=4, seed=-1,
-        offload_model=True,
+        self, input_prompt, frames, size=(8, 8), frame_num=2, shift=5.0, sample_solver="unipc", sampling_steps=4,
+        seed=-1, offload_model=True,
     ):  # fmt: skip
         cond, uncond = self.encoded(input_prompt)
         latents = self.noise(seed)

@@ -22,8 +22,8 @@ class WanS2V(Parts):
 
     @torch.no_grad()
     def generate(
-        self, input_prompt, ref_image, num_repeat=2, shift=5.0, sample_solver="unipc", sampling_steps=4, guide_scale=1.0,
-        seed=-1, offload_model=True,
+        self, input_prompt, ref_image, num_repeat=2, shift=5.0, sample_solver="unipc", sampling_steps=4,
+        guide_scale=1.0, seed=-1, offload_model=True,
     ):  # fmt: skip
         cond, _ = self.encoded(input_prompt)
         out = []
