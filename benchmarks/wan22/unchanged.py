@@ -3,7 +3,8 @@
     torchrun --nproc-per-node 2 -m benchmarks.wan22.unchanged --task t2v-A14B ... (all of generate.py's arguments)
 
 Settings come by environment, as the arguments are all generate.py's: WAN22_REPO (checkout), WAN22_SIZE (see `sizes`),
-WAN22_RESULTS (folder for `latents-RANK.txt`), WAN22_BREAK (exception or kill: what rank 1 does in its third step). With `--prepare FOLDER TASK` alone it writes the weights instead.
+WAN22_RESULTS (folder for `latents-RANK.txt`), WAN22_BREAK (exception or kill: what rank 1 does in its third step). With
+`--prepare FOLDER TASK` alone it writes the weights instead.
 """
 
 from __future__ import annotations
