@@ -45,7 +45,7 @@ def _attach_cuda() -> None:
 
 
 def note(sentence: str) -> None:
-    """Adds a sentence about what is not recorded in this process; it stands in the trace once the recording ends."""
+    """Adds to notes()."""
     _notes.append(sentence)
 
 
