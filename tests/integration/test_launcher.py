@@ -199,3 +199,15 @@ def test_terminated_launcher_takes_the_command_along(tmp_path):
         _, errors = launcher.communicate(timeout=30)
     assert launcher.returncode == -signal.SIGTERM
     assert "SCOPES" in errors
+
+
+def test_program_that_records_itself_still_does(tmp_path):
+    """What begins by itself gives way: the program would fail under the launcher only."""
+    program = _RECORDED + "wanhook.start('own')\nwith wanhook.trace('mine'):\n  pass\nwanhook.stop()\n"
+    ended = launch(tmp_path, *python(program), options=("--out", "run", "--no-report"))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    named = {}
+    for directory in ("run", "own"):
+        (trace,) = load(tmp_path / directory).traces
+        named[directory] = [trace.paths[scope["path"]] for scope in trace.scopes]
+    assert named == {"run": ["stage"], "own": ["mine"]}

@@ -86,8 +86,9 @@ def _which_forward() -> tuple:
 def _number_blocks(model: torch.nn.Module, level: str) -> None:
     """At the first call: before that, blocks may still be replaced or wrapped."""
     _mark(model, -1)
-    for blocks in ("blocks", "vace_blocks"):
-        for index, one in enumerate(getattr(model, blocks, ())):
+    for name in ("blocks", "vace_blocks"):
+        blocks = model._modules.get(name)
+        for index, one in enumerate(blocks if isinstance(blocks, torch.nn.ModuleList) else ()):
             inner = _unwrapped(one)
             _mark(inner, index)
             if level == "op":

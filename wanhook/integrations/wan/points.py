@@ -78,7 +78,7 @@ def _components() -> list[Point]:
     """Text encoder, VAE and CLIP; `offload` where their modules are moved within a request."""
     t5 = "wan.modules.t5"
     found = [
-        Point(t5, "T5EncoderModel.__init__", "load_t5"),
+        Point(t5, "T5EncoderModel.__init__", "load_t5", "load_part"),
         Point(t5, "T5EncoderModel.__call__", "text_encode"),
         *_moves(t5, "T5Encoder", BOTH),
     ]
@@ -88,13 +88,13 @@ def _components() -> list[Point]:
         ("wan.modules.vae2_2", "Wan2_2_VAE", WAN22),
     ):
         found += [
-            Point(module, f"{name}.__init__", "load_vae", generations=generations),
+            Point(module, f"{name}.__init__", "load_vae", "load_part", generations=generations),
             Point(module, f"{name}.encode", "vae_encode", generations=generations),
             Point(module, f"{name}.decode", "vae_decode", generations=generations),
         ]
     for module, generations in (("wan.modules.clip", WAN21), ("wan.modules.animate.clip", WAN22)):
         found += [
-            Point(module, "CLIPModel.__init__", "load_clip", generations=generations),
+            Point(module, "CLIPModel.__init__", "load_clip", "load_part", generations=generations),
             Point(module, "CLIPModel.visual", "clip_encode", generations=generations),
             *_moves(module, "XLMRobertaCLIP", generations),
         ]
@@ -159,7 +159,7 @@ def _parallel() -> list[Point]:
         Point("yunchang.comm.all_to_all", "all_to_all_4D", "qkv and out", "all_to_all", generations=WAN21),
         Point(coordinator, "GroupCoordinator.all_gather", "sp_gather", "sp_gather", generations=WAN21),
         Point(ring, "xdit_ring_flash_attn_func", "attn_kernel", level="op", generations=WAN21),
-        Point("wan.distributed.fsdp", "shard_model", "fsdp_wrap"),
+        Point("wan.distributed.fsdp", "shard_model", "fsdp_wrap", "load_part"),
         *_moves(sharded, "FullyShardedDataParallel", BOTH),
         Point("torch.distributed.distributed_c10d", "barrier", "barrier_wait"),
     ]

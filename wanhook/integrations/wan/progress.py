@@ -59,13 +59,14 @@ class Progress(threading.local):
 
     def wanted_expert(self, boundary: float) -> str | None:
         """The expert that Wan's rule picks for the step under way."""
-        return None if self.timestep is None else EXPERTS[self.timestep >= boundary]
+        return None if self.timestep is None else EXPERTS[bool(self.timestep >= boundary)]
 
     def _expert_of_step(self) -> str | None:
-        share = getattr(self.pipeline, "boundary", None)
-        if share is None or not hasattr(self.pipeline, "low_noise_model"):
+        pipeline = self.pipeline
+        if not isinstance(getattr(pipeline, "boundary", None), float) or not hasattr(pipeline, "low_noise_model"):
             return None
-        return self.wanted_expert(share * self.pipeline.num_train_timesteps)
+        scale = getattr(pipeline, "num_train_timesteps", None)
+        return self.wanted_expert(pipeline.boundary * scale) if isinstance(scale, int) else None
 
 
 progress = Progress()

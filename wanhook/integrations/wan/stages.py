@@ -2,15 +2,25 @@
 
 import functools
 import inspect
+import os
 
 import torch
 
 from wanhook.integrations.wan.progress import EXPERTS, expert_named, expert_of, progress
 from wanhook.recording import trace
 
+try:
+    from wanhook.loading import measured
+except ImportError:  # a scope without the figures of loading
+
+    def measured(name: str, *, checkpoint: object = None, **args):
+        return trace(name, **args)
+
+
 # Arguments of generate() and of the constructors that describe a request. Never prompts, never paths.
 _OF_REQUEST = ("frame_num", "infer_frames", "clip_len", "sampling_steps", "sample_solver", "shift", "seed")
 _OF_REQUEST_TOO = ("max_area", "offload_model", "context_scale", "num_repeat")
+_CHECKPOINTS = ("checkpoint_path", "vae_pth")  # where a component's constructor is told what to load
 _OF_LOADING = ("t5_fsdp", "dit_fsdp", "use_sp", "use_usp", "t5_cpu", "init_on_cpu", "convert_model_dtype")
 
 
@@ -38,7 +48,7 @@ def load(original):
     @functools.wraps(original)
     def construct(self, *args, **kwargs):
         told = _chosen(_arguments(signature, self, args, kwargs), _OF_LOADING)
-        with trace("load", pipeline=type(self).__name__, **told):
+        with measured("load", pipeline=type(self).__name__, **told):
             try:
                 return original(self, *args, **kwargs)
             finally:
@@ -47,13 +57,30 @@ def load(original):
     return construct
 
 
+def load_part(name: str):
+    """A component's constructor, or another part of loading."""
+
+    def wrap(original):
+        @functools.wraps(original)
+        def construct(*args, **kwargs):
+            checkpoint = next((kwargs[key] for key in _CHECKPOINTS if kwargs.get(key)), None)
+            with measured(name, checkpoint=checkpoint):
+                return original(*args, **kwargs)
+
+        return construct
+
+    return wrap
+
+
 def load_dit(original):
     """The classmethod from_pretrained()."""
 
     @functools.wraps(original)
     def from_pretrained(cls, *args, **kwargs):
-        progress.expert = expert_named(kwargs.get("subfolder"))
-        with trace("load_dit", **_expert(progress.expert)):
+        subfolder = kwargs.get("subfolder")
+        progress.expert = expert_named(subfolder)
+        checkpoint = os.path.join(str(args[0]), str(subfolder or "")) if args else None
+        with measured("load_dit", checkpoint=checkpoint, **_expert(progress.expert)):
             return original(cls, *args, **kwargs)
 
     return from_pretrained
@@ -64,7 +91,7 @@ def configure(original):
 
     @functools.wraps(original)
     def configure_model(self, *args, **kwargs):
-        with trace("configure", **_expert(progress.expert)):
+        with measured("configure", **_expert(progress.expert)):
             return original(self, *args, **kwargs)
 
     return configure_model
@@ -75,10 +102,8 @@ def expert_switch(original):
 
     @functools.wraps(original)
     def prepare(self, t, boundary, *args, **kwargs):
-        wanted = progress.wanted_expert(boundary)
-        if wanted is None:  # Wan asks for the value itself in a moment, and waits for it as long
-            wanted = EXPERTS[bool(t.item() >= boundary)]
-        if progress.expert in (None, wanted):
+        wanted = _wanted_expert(t, boundary)
+        if wanted is None or progress.expert in (None, wanted):
             model = original(self, t, boundary, *args, **kwargs)
         else:
             with trace("expert_switch", expert=wanted):
@@ -87,6 +112,14 @@ def expert_switch(original):
         return model
 
     return prepare
+
+
+def _wanted_expert(t, boundary) -> str | None:
+    try:
+        # Where the step's number is not known, Wan asks for it itself in a moment, and waits for it as long.
+        return progress.wanted_expert(boundary) or EXPERTS[bool(t.item() >= boundary)]
+    except Exception:  # somebody's Wan has another rule: its switches are not recorded
+        return None
 
 
 def offload(original):

@@ -53,6 +53,8 @@ def _wrapper(point: Point, level: str):
     }
     if point.kind == "block":
         return models.block(point.scope)
+    if point.kind == "load_part":
+        return stages.load_part(point.scope)
     return _scoped(point.scope, point.level) if point.kind == "scope" else special[point.kind]
 
 
