@@ -26,7 +26,7 @@ def _say(error: BaseException) -> None:
     try:
         import sys
 
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         sys.stderr.write(f"wanhook: this process is not recorded: {reason}\n")
     except Exception:
         pass

@@ -4,21 +4,16 @@ Attaching creates nothing: no context on a GPU and no file. The first scope that
 opens starts the recording, and the end of the process ends it.
 """
 
-import os
-
-from wanhook import settings
+from wanhook import _native, settings
 from wanhook.integrations import registry
 
 
 def attach() -> None:
-    """Puts the integrations on, each right after its modules are imported. Called while torch is being imported."""
+    """Puts the integrations on, each right after its modules are imported. Called while torch is being imported.
+    Raises ImportError where the extension does not fit this torch."""
     chosen = settings.from_environment()
-    if not chosen.automatic:
+    if not chosen.automatic or not chosen.integrations:
         return
+    _native.load()  # an extension that does not fit is one line now, and not one for each integration later
     for name in chosen.integrations:
         registry.install(name)
-
-
-def is_asked_for(environ=os.environ) -> bool:
-    """True under WANHOOK=1, where a recording lasts as long as the process."""
-    return settings.from_environment(environ).automatic
