@@ -28,6 +28,8 @@ class Progress(threading.local):
         timesteps = solver.timesteps
         if timesteps.device.type == "cpu":
             values = timesteps.tolist()
+        elif solver.sigmas.device.type != "cpu":
+            values = []
         else:
             scale = solver.config.num_train_timesteps
             # Wan truncates a product of doubles; the levels that it keeps are floats.
