@@ -7,6 +7,8 @@ cost minutes), from the same seed on every rank; FSDP broadcasts rank 0's weight
 from __future__ import annotations
 
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -32,11 +34,14 @@ def write_tokenizer(folder: Path) -> None:
 def shrink(size: Size) -> None:
     """Replace the hard-coded widths of T5 and the VAE by those of `size`. Not undone."""
     import wan.modules.t5 as t5
-    import wan.modules.vae2_1 as vae
-    import wan.modules.vae2_2 as vae22
 
     t5.umt5_xxl = partial(t5.umt5_xxl, vocab_size=len(_SPECIAL_TOKENS) + 256, **size.t5_arguments)
+    vae = _vae_module()
     vae._video_vae = partial(vae._video_vae, dim=size.vae_dim)
+    if find_spec("wan.modules.vae2_2") is None:
+        return
+    import wan.modules.vae2_2 as vae22
+
     full_width = vae22._video_vae
 
     def narrow(**arguments):
@@ -59,13 +64,17 @@ def write_checkpoint(folder: Path, config, size: Size, seed: int) -> None:
 
 
 def _vae(config, size: Size) -> torch.nn.Module:
-    import wan.modules.vae2_1 as vae21
-    import wan.modules.vae2_2 as vae22
-
     down = [False, True, True]
     if config.vae_stride[1] == 16:
+        import wan.modules.vae2_2 as vae22
+
         return vae22.WanVAE_(dim=size.vae_dim, dec_dim=size.vae_dim, z_dim=48, temperal_downsample=down)
-    return vae21.WanVAE_(dim=size.vae_dim, z_dim=16, temperal_downsample=down)
+    return _vae_module().WanVAE_(dim=size.vae_dim, z_dim=16, temperal_downsample=down)
+
+
+def _vae_module():
+    """The VAE of Wan2.1's models, which the 14B models of Wan2.2 share; the module was renamed."""
+    return import_module("wan.modules.vae2_1" if find_spec("wan.modules.vae2_1") else "wan.modules.vae")
 
 
 def write_models(folder: Path, config, size: Size, seed: int) -> None:

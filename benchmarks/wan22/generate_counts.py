@@ -1,4 +1,4 @@
-"""How many scopes and collectives one launch of Wan2.2's generate.py must leave on a rank, from Wan's code alone.
+"""How many scopes and collectives one launch of Wan's generate.py must leave on a rank, from Wan's code alone.
 
 `expected` has the derivation for a request; a launch adds loading: one T5, one VAE, one model or two experts, each
 configured and wrapped by FSDP. FSDP's root gathers once a model (T5 and each expert), in the first forward that uses
@@ -13,23 +13,25 @@ ONLY_RANK_0 = {"request/vae_decode", "save"}
 
 
 def models(task: str) -> int:
-    """Two experts in A14B, one model in 5B."""
+    """Two experts in A14B, else one model."""
     return 2 if task.endswith("A14B") else 1
 
 
-def scopes(task: str, size: Size, steps: int) -> dict[str, int]:
-    """Scopes by path, without FSDP's waits."""
+def scopes(task: str, size: Size, steps: int, ranks: int) -> dict[str, int]:
+    """Scopes by path, without FSDP's waits. A rank that is alone shards nothing and waits for nobody."""
+    second = task in ("t2v-A14B", "ti2v-5B")
+    together, wrapped = int(ranks > 1), "load/configure" if second else "load"
     step, forwards, experts = "request/denoise/denoise_step", 2 * steps, models(task)
     block, blocks = f"{step}/dit_forward/block", 2 * steps * size.layers
-    return {
+    found = {
         "load": 1,
         "load/load_t5": 1,
-        "load/load_t5/fsdp_wrap": 1,
+        "load/load_t5/fsdp_wrap": together,
         "load/load_vae": 1,
         "load/load_dit": experts,
-        "load/configure": experts,
-        "load/configure/barrier_wait": experts,
-        "load/configure/fsdp_wrap": experts,
+        "load/configure": experts * second,
+        f"{wrapped}/barrier_wait": experts * together,
+        f"{wrapped}/fsdp_wrap": experts * together,
         "request": 1,
         "request/text_encode": 2,
         "request/denoise": 1,
@@ -41,14 +43,15 @@ def scopes(task: str, size: Size, steps: int) -> dict[str, int]:
         f"{block}/cross_attn": blocks,
         f"{block}/cross_attn/attn_kernel": blocks,
         f"{block}/ffn": blocks,
-        f"{step}/dit_forward/sp_gather": forwards,
+        f"{step}/dit_forward/sp_gather": forwards * together,
         f"{step}/scheduler_step": steps,
-        **({f"{step}/expert_switch": 1} if experts == 2 else {}),
+        f"{step}/expert_switch": experts - 1,
         "request/vae_decode": 1,
-        "request/barrier_wait": 1,
+        "request/barrier_wait": together,
         "save": 1,
-        "barrier_wait": 1,
+        "barrier_wait": together * second,  # Wan2.1 ends without one
     }
+    return {path: count for path, count in found.items() if count}
 
 
 def collectives(task: str, size: Size, steps: int, ranks: int) -> dict[str, int]:

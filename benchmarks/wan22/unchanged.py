@@ -1,4 +1,4 @@
-"""Runs Wan2.2's own generate.py, unchanged, as one rank of a launch: small weights, stand-ins, a note of the result.
+"""Runs Wan's own generate.py, unchanged, as one rank of a launch: small weights, stand-ins, a note of the result.
 
     torchrun --nproc-per-node 2 -m benchmarks.wan22.unchanged --task t2v-A14B ... (all of generate.py's arguments)
 
@@ -24,6 +24,7 @@ from . import checkpoint, without_gpu
 from .sizes import SIZES
 from .stand_ins import import_wan
 
+_PIPELINES = {"t2v-A14B": "wan.text2video", "ti2v-5B": "wan.textimage2video", "t2v-14B": "wan.text2video"}
 _BREAK_IN_STEP = 3
 _SEED = 7
 
@@ -47,13 +48,14 @@ def fit(repository: Path) -> None:
     name = "{}*{}".format(*size.video)
     configs.SIZE_CONFIGS[name] = size.video
     configs.MAX_AREA_CONFIGS[name] = size.video[0] * size.video[1]
-    for task in ("t2v-A14B", "ti2v-5B"):
+    tasks = [task for task in _PIPELINES if task in configs.WAN_CONFIGS]
+    for task in tasks:
         configs.SUPPORTED_SIZES[task] += (name,)
     if not torch.cuda.is_available():
         warnings.filterwarnings("ignore")
-        for task in ("t2v-A14B", "ti2v-5B"):
+        for task in tasks:
             configs.WAN_CONFIGS[task].t5_dtype = configs.WAN_CONFIGS[task].param_dtype = torch.float32
-        without_gpu.patch(*(importlib.import_module(f"wan.{name}") for name in ("text2video", "textimage2video")))
+        without_gpu.patch(*(importlib.import_module(_PIPELINES[task]) for task in tasks))
         without_gpu.patch_start()
 
 

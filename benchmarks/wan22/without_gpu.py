@@ -6,6 +6,7 @@ Everything is float32: Wan switches CUDA autocast between bfloat16 and float32, 
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 from contextlib import contextmanager
 
@@ -71,7 +72,7 @@ class _GlooDist(types.ModuleType):
 def patch(*pipelines: types.ModuleType) -> None:
     """Make an imported Wan2.2 run on the CPU, with these modules' pipelines. Not undone: the process runs nothing
     else."""
-    from wan.distributed import fsdp, util
+    from wan.distributed import fsdp
     from wan.modules.attention import flash_attention
 
     def shard_model(model, device_id, sync_module_states=False):
@@ -81,7 +82,8 @@ def patch(*pipelines: types.ModuleType) -> None:
     for pipeline in pipelines:
         pipeline.torch = _CpuTorch("torch")
         pipeline.shard_model = shard_model
-    util.dist = _GlooDist("torch.distributed")
+    if (util := sys.modules.get("wan.distributed.util")) is not None:  # Wan2.1 has none, and cannot be parallel here
+        util.dist = _GlooDist("torch.distributed")
     # The function itself, whatever wraps it by now and whoever has copied its name.
     function = inspect.unwrap(flash_attention)
     function.__code__, function.__defaults__ = _attention.__code__, _attention.__defaults__
