@@ -22,7 +22,7 @@ import torch
 
 from . import checkpoint, without_gpu
 from .sizes import SIZES
-from .stand_ins import import_wan
+from .stand_ins import import_wan, import_xfuser
 
 _PIPELINES = {"t2v-A14B": "wan.text2video", "ti2v-5B": "wan.textimage2video", "t2v-14B": "wan.text2video"}
 _BREAK_IN_STEP = 3
@@ -40,6 +40,7 @@ def prepare(folder: Path, task: str) -> None:
 
 def fit(repository: Path) -> None:
     """Import Wan and make it small; on a machine without a GPU, make it run there."""
+    import_xfuser()
     import_wan(repository)
     import wan.configs as configs
 
