@@ -21,7 +21,7 @@ TIMEOUT = 400  # seconds a part
 def parts(gpus: int) -> dict[str, list[str]]:
     """Arguments of `python -m` for each part, by name."""
     found = {"allocator": ["benchmarks.allocator_cost"], "scope": ["benchmarks.scope_cost"],
-             "collective": ["benchmarks.collective_cost"]}  # fmt: skip
+             "integrations": ["benchmarks.integration_cost"], "collective": ["benchmarks.collective_cost"]}  # fmt: skip
     if gpus >= 2:
         found["collective of 2 ranks"] = ["benchmarks.collective_cost", "--world-size", "2"]
     return found | {"writeback": ["benchmarks.writeback"]}

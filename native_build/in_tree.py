@@ -1,6 +1,7 @@
 """Builds the extensions in the source tree unless what is there is current: python -m native_build.in_tree [--install]
 
-With --install the package is installed in editable mode too. The compiler's output goes to build/build.log; only
+With --install the package is installed in editable mode too; without it, wanhook.egg-info beside the package is what
+lets torch find the entry point where the tree is on PYTHONPATH. The compiler's output goes to build/build.log; only
 warnings, and the end of the log when the build fails, are shown. Importing torch takes seconds, so a current build is
 told without it.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 _BUILD = ["setup.py", "build_ext", "--inplace"]
+_DESCRIBE = ["setup.py", "-q", "egg_info"]
 _INSTALL = ["-m", "pip", "install", "--no-build-isolation", "--no-deps", "--no-index", "-e", "."]
 _LOG_END_LINES = 40
 
@@ -42,6 +44,12 @@ def is_current(root: Path, torch_version: str | None) -> bool:
     return all(source.stat().st_mtime < note.stat().st_mtime for source in _sources(root))
 
 
+def is_described(root: Path) -> bool:
+    """Whether the entry points of pyproject.toml are in wanhook.egg-info too."""
+    written, meant = root / "wanhook.egg-info" / "entry_points.txt", root / "pyproject.toml"
+    return written.is_file() and written.stat().st_mtime >= meant.stat().st_mtime
+
+
 def _sources(root: Path) -> list[Path]:
     found = [file for pattern in ("*.cpp", "*.h") for file in (root / "csrc").rglob(pattern)]
     return [*found, *(root / "native_build").glob("*.py"), root / "setup.py", root / "pyproject.toml"]
@@ -56,14 +64,16 @@ def main() -> int:
     """Builds when that is needed; the exit status of the build."""
     install = "--install" in sys.argv[1:]
     torch_version = installed_torch()
-    # A fresh environment needs the install even where the extension itself is current.
-    if is_current(ROOT, torch_version) and (not install or _is_installed()):
-        return 0
     log = ROOT / "build" / "build.log"
     log.parent.mkdir(exist_ok=True)
+    # A fresh environment needs the install even where the extension itself is current.
+    if is_current(ROOT, torch_version) and (_is_installed() if install else is_described(ROOT)):
+        return 0
+    if is_current(ROOT, torch_version) and not install:
+        return _run([sys.executable, *_DESCRIBE], log)
     print(f"building the extensions for torch {torch_version} (log: {log.relative_to(ROOT)})", flush=True)
     started = time.monotonic()
-    status = _run([sys.executable, *(_INSTALL if install else _BUILD)], log)
+    status = _run([sys.executable, *(_INSTALL if install else [*_BUILD, *_DESCRIBE[1:]])], log)
     lines = log.read_text(errors="replace").splitlines()
     warnings = [line for line in lines if "warning:" in line and "csrc" in line]
     outcome = f"build {'finished' if status == 0 else 'failed'} in {time.monotonic() - started:.0f} s"
@@ -72,9 +82,11 @@ def main() -> int:
 
 
 def _is_installed() -> bool:
-    # -P and another folder: the source tree itself must not answer.
+    # -E and another folder: the source tree itself must not answer.
     check = "import importlib.metadata as m; m.version('wanhook')"
-    return subprocess.run([sys.executable, "-c", check], cwd="/", capture_output=True, check=False).returncode == 0
+    return (
+        subprocess.run([sys.executable, "-E", "-c", check], cwd="/", capture_output=True, check=False).returncode == 0
+    )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ _LONGEST_EXIT = 2.0  # seconds that the last GPU spans may take at interpreter e
 @dataclass(frozen=True)
 class _Current:
     """``path``: the file's place in the run directory; ``written``: the file that is mapped, elsewhere when spooled.
-    ``settled``: all ranks are known to use the same name for this run."""
+    ``settled``: all ranks are known to use the same name for this run. ``automatic``: begun by itself under
+    WANHOOK=1."""
 
     path: Path
     written: Path
@@ -42,6 +43,7 @@ class _Current:
     number: int
     explicit_directory: bool
     settled: bool
+    automatic: bool
 
 
 _current: _Current | None = None
@@ -55,8 +57,8 @@ def start(out=None, *, level: str | None = None, max_mb: int | None = None) -> P
 
     ``out``: the run directory, made if need be; default WANHOOK_OUT, else one under wanhook-runs/. ``level``: deepest
     scopes to record, "stage", "block" or "op". ``max_mb``: cap of this rank's file in MiB. Returns None, and does
-    nothing, under WANHOOK=0 and in a forked child. Raises WanhookError when a recording runs already or the directory
-    cannot be written, ValueError for a bad level or cap.
+    nothing, under WANHOOK=0 and in a forked child. Ends a recording that began by itself under WANHOOK=1. Raises
+    WanhookError when another one runs already or the directory cannot be written, ValueError for a bad level or cap.
     """
     chosen = settings.from_environment()
     if level is not None:
@@ -104,8 +106,8 @@ def _start(chosen: settings.Settings, started_by: str) -> Path | None:
     if not chosen.enabled or _C.status()["forked_child"]:
         return None
     with _starting:
-        if _current is not None and not _C.status()["recording"]:
-            _stop(at_exit=False, wait=0.0)  # one that ended early by itself
+        if _current is not None and (_current.automatic or not _C.status()["recording"]):
+            _stop(at_exit=False, wait=0.0)  # one that nobody asked for in so many words, or that ended early by itself
         return _start_alone(chosen, started_by)
 
 
@@ -122,7 +124,7 @@ def _start_alone(chosen: settings.Settings, started_by: str) -> Path:
     watermark.watch(chosen.warn_at)
     _warn_about_room(written.parent, chosen.max_mb)
     settled = settled or run_directory.is_one_launch_on_one_host()
-    _current = _Current(path, written, run_id, _recordings, chosen.out is not None, settled)
+    _current = _Current(path, written, run_id, _recordings, chosen.out is not None, settled, started_by == "env")
     _recordings += 1
     meta = metadata.describe_start(chosen.level, run_id, directory.name, _current.number, started_by)
     _append_meta({**meta, "file_system": {"type": kind, "spooled": written != path}, "warnings": _warnings()})
@@ -263,8 +265,12 @@ def _begin_outermost(out) -> int | None:
             return 0  # another thread was first, or its recording ended early and it has not noticed yet
         try:
             chosen = settings.from_environment()
-            started = _start(replace(chosen, out=Path(out)) if out is not None else chosen, "trace")
-            return None if started is None else _current.number + 1
+            chosen = chosen if out is None else replace(chosen, out=Path(out))
+            started = _start(chosen, "env" if chosen.automatic else "trace")
+            if started is None:
+                return None
+            # Under WANHOOK=1 the recording is the process's: stages that follow each other are one run.
+            return 0 if chosen.automatic else _current.number + 1
         except Exception as error:
             _C.stop(False, 0)
             _current = None

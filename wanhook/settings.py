@@ -14,19 +14,24 @@ MOST_MAX_MB = 1 << 30
 KERNELS = ("off", "nccl")
 DEFAULT_WINDOW = ("denoise_step", 2)
 MOST_INSTANCE = 1_000_000
+ON_FULL = ("stop",)
+INTEGRATIONS = ("fsdp", "wan")
 
 _said: set[str] = set()
 
 
 @dataclass(frozen=True)
 class Settings:
-    """``enabled``: False under WANHOOK=0, where nothing is ever recorded. ``out``: the run directory, None for one
-    under wanhook-runs/. ``max_mb``: cap of one rank's file in MiB. ``warn_at``: the watermark, a share of the GPU's
+    """``enabled``: False under WANHOOK=0, where nothing is ever recorded. ``automatic``: True under WANHOOK=1, where
+    Wan's stages record themselves and the recording lasts as long as the process. ``out``: the run directory, None for
+    one under wanhook-runs/. ``max_mb``: cap of one rank's file in MiB. ``warn_at``: the watermark, a share of the GPU's
     memory above 0 and up to 1; None: no watermark. ``verified``: name of the scopes of which every other one is not
     recorded, to measure what recording costs; "" for none. ``kernels``: "nccl" records NCCL's kernels during one scope;
-    ``kernels_window``: that scope's name, and the how-manieth of that name it is, from 1."""
+    ``kernels_window``: that scope's name, and the how-manieth of that name it is, from 1. ``integrations``: those to
+    put on."""
 
     enabled: bool = True
+    automatic: bool = False
     out: Path | None = None
     level: str = "op"
     max_mb: int = DEFAULT_MAX_MB
@@ -34,20 +39,26 @@ class Settings:
     verified: str = ""
     kernels: str = "off"
     kernels_window: tuple[str, int] = DEFAULT_WINDOW
+    on_full: str = "stop"
+    integrations: tuple[str, ...] = INTEGRATIONS
 
 
 def from_environment(environ=os.environ) -> Settings:
     """Reads WANHOOK and the variables that begin with WANHOOK_."""
     out = environ.get("WANHOOK_OUT")
+    switch = _one_of(environ, "WANHOOK", ("0", "1"), "")
     return Settings(
-        enabled=environ.get("WANHOOK", "") != "0",
+        enabled=switch != "0",
+        automatic=switch == "1",
         out=Path(out) if out else None,
-        level=_level(environ.get("WANHOOK_LEVEL")),
+        level=_one_of(environ, "WANHOOK_LEVEL", LEVELS, "op"),
         max_mb=_max_mb(environ.get("WANHOOK_MAX_MB")),
         warn_at=_warn_at(environ.get("WANHOOK_WARN_AT")),
         verified=_verified(environ.get("WANHOOK_VERIFY")),
         kernels=_kernels(environ.get("WANHOOK_KERNELS")),
         kernels_window=_kernels_window(environ.get("WANHOOK_KERNELS_WINDOW")),
+        on_full=_one_of(environ, "WANHOOK_ON_FULL", ON_FULL, "stop"),
+        integrations=_integrations(environ.get("WANHOOK_INTEGRATIONS")),
     )
 
 
@@ -66,11 +77,25 @@ def complain(line: str, about: str | None = None) -> None:
         pass
 
 
-def _level(value: str | None) -> str:
-    if value in (None, "", *LEVELS):
-        return value or "op"
-    complain(f"WANHOOK_LEVEL={value!r} is not one of {', '.join(LEVELS)}; using op")
-    return "op"
+def _one_of(environ, variable: str, allowed: tuple[str, ...], default: str) -> str:
+    value = environ.get(variable) or default
+    if value in (default, *allowed):
+        return value
+    using = f"using {default}" if default else "taken as unset"
+    complain(f"{variable}={value!r} is not one of {', '.join(allowed)}; {using}")
+    return default
+
+
+def _integrations(value: str | None) -> tuple[str, ...]:
+    """``none``, or names separated by commas."""
+    if not value or value == "none":
+        return () if value else INTEGRATIONS
+    names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+    unknown = [name for name in names if name not in INTEGRATIONS]
+    if unknown:
+        listed = ", ".join(("none", *INTEGRATIONS))
+        complain(f"WANHOOK_INTEGRATIONS={value!r} names {', '.join(unknown)}; allowed are {listed}; leaving that out")
+    return tuple(name for name in names if name in INTEGRATIONS)
 
 
 def _verified(value: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Importing Wan2.2 where its optional packages are missing.
+"""Importing Wan where its optional packages are missing.
 
 `flash_attn` is asserted by `wan.modules.attention.flash_attention`; the stand-in computes the same through
 `scaled_dot_product_attention`. decord, librosa and dashscope are needed by `import wan` alone, never by text-to-video.
@@ -36,11 +36,23 @@ def _insert(name: str, **attributes) -> None:
     sys.modules[name] = module
 
 
+def import_xfuser() -> None:
+    """Import xfuser (Wan2.1 goes through it on several GPUs) where it is installed, before the stand-in for flash_attn
+    is inserted, which it would take for the whole package; without flash_attn its attention becomes torch's own."""
+    if importlib.util.find_spec("xfuser") is None or not torch.cuda.is_available():
+        return
+    ring = importlib.import_module("xfuser.core.long_ctx_attention.ring.ring_flash_attn")
+    if importlib.util.find_spec("flash_attn") is not None:
+        return
+    choose, torch_attention = ring.select_flash_attn_impl, ring.AttnType.TORCH_FLASH
+    ring.select_flash_attn_impl = lambda _asked, **options: choose(torch_attention, **options)
+
+
 def import_wan(repository: Path) -> types.ModuleType:
-    """Import Wan2.2 from a checkout and return its module `wan.text2video`.
+    """Import Wan2.1 or Wan2.2 from a checkout and return its module `wan.text2video`.
 
     Set the CUDA device first: `import wan` asks for the current one.
-    Raises FileNotFoundError when `repository` is not a Wan2.2 checkout.
+    Raises FileNotFoundError when `repository` is no checkout of Wan.
     """
     if not (repository / "wan" / "text2video.py").is_file():
         raise FileNotFoundError(f"{repository} holds no wan/text2video.py: name a Wan2.2 checkout (--wan, WAN22_REPO)")

@@ -5,14 +5,13 @@ Everything is float32: Wan switches CUDA autocast between bfloat16 and float32, 
 
 from __future__ import annotations
 
+import inspect
 import sys
 import types
 from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
-
-from .stand_ins import flash_attn_varlen_func
 
 
 @contextmanager
@@ -38,7 +37,14 @@ class _CpuTorch(types.ModuleType):
 
 
 def _attention(q, k, v, k_lens=None, **_unused):
-    """`flash_attention` without its assertion of a CUDA device. q, k, v: [1, tokens, heads, head_dim]; float32 out."""
+    """`flash_attention` without its assertion of a CUDA device. q, k, v: [1, tokens, heads, head_dim]; float32 out.
+
+    Its code takes the place of Wan's, so it may use no name of this module.
+    """
+    import torch
+
+    from benchmarks.wan22.stand_ins import flash_attn_varlen_func
+
     length = k.size(1) if k_lens is None else int(k_lens[0])
     q, k, v = (x[0].float() for x in (q, k, v))
     ends = torch.tensor([0, 0])
@@ -63,16 +69,32 @@ class _GlooDist(types.ModuleType):
     all_to_all = staticmethod(_all_to_all)
 
 
-def patch(text2video: types.ModuleType) -> None:
-    """Make an imported Wan2.2 run on the CPU. Not undone: the process runs nothing else."""
-    from wan.distributed import fsdp, ulysses, util
+def patch(*pipelines: types.ModuleType) -> None:
+    """Make an imported Wan2.2 run on the CPU, with these modules' pipelines. Not undone: the process runs nothing
+    else."""
+    from wan.distributed import fsdp
+    from wan.modules.attention import flash_attention
 
     def shard_model(model, device_id, sync_module_states=False):
         # FSDP refuses to broadcast CPU modules; every rank has drawn the same weights.
         return fsdp.shard_model(model, torch.device("cpu"), param_dtype=torch.float32, sync_module_states=False)
 
-    text2video.torch = _CpuTorch("torch")
-    text2video.shard_model = shard_model
-    util.dist = _GlooDist("torch.distributed")
-    ulysses.flash_attention = _attention
-    sys.modules["wan.modules.model"].flash_attention = _attention
+    for pipeline in pipelines:
+        pipeline.torch = _CpuTorch("torch")
+        pipeline.shard_model = shard_model
+    if (util := sys.modules.get("wan.distributed.util")) is not None:  # Wan2.1 has none, and cannot be parallel here
+        util.dist = _GlooDist("torch.distributed")
+    # The function itself, whatever wraps it by now and whoever has copied its name.
+    function = inspect.unwrap(flash_attention)
+    function.__code__, function.__defaults__ = _attention.__code__, _attention.__defaults__
+
+
+def patch_start() -> None:
+    """Make `generate.py` start without a GPU: its calls of torch.cuda do nothing, and NCCL becomes gloo."""
+    init = dist.init_process_group
+
+    def init_process_group(backend=None, **arguments):
+        init(backend="gloo", **arguments)
+
+    dist.init_process_group = init_process_group
+    torch.cuda.set_device = torch.cuda.synchronize = lambda *_unused: None

@@ -22,7 +22,8 @@ def module(tmp_path, monkeypatch):
     finders = list(sys.meta_path)
     yield name
     sys.modules.pop(name, None)
-    sys.meta_path[:] = finders
+    import_hook.forget(name)
+    assert sys.meta_path == finders
 
 
 def test_action_runs_after_the_modules_own_code_and_before_anybody_elses(module):
@@ -84,3 +85,36 @@ def test_asking_whether_a_module_is_there_is_no_import(module):
     assert seen == []
     importlib.import_module(module)
     assert seen == [1]
+
+
+def test_module_that_is_half_imported_is_waited_for(module, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wanhook_test_hook", import_hook)
+    (tmp_path / f"{module}.py").write_text(
+        "import sys, wanhook_test_hook as hook\n"
+        "hook.seen = []\n"
+        "hook.on_import(__name__, lambda: hook.seen.append(sys.modules[__name__].late))\n"
+        "import wave\n"
+        "assert hook.seen == []\n"
+        "late = 3\n"
+    )
+    sys.modules.pop("wave", None)
+    importlib.import_module(module)
+    importlib.util.find_spec("wanhook_no_such_module")
+    assert import_hook.seen == [3]
+    del import_hook.seen
+
+
+def test_loader_is_left_as_it_was(module):
+    import_hook.on_import(module, lambda: None)
+    loaded = importlib.import_module(module)
+    assert "exec_module" not in vars(loaded.__spec__.loader)
+    assert import_hook._finder not in sys.meta_path
+
+
+def test_one_of_two_actions_is_forgotten(module):
+    seen = []
+    import_hook.on_import(module, first := lambda: seen.append("first"))
+    import_hook.on_import(module, lambda: seen.append("second"))
+    import_hook.forget(module, first)
+    importlib.import_module(module)
+    assert seen == ["second"]

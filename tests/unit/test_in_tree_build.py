@@ -49,3 +49,12 @@ def test_missing_library_needs_a_build(tree, name):
 def test_installed_torch_is_told_without_importing_it():
     torch = pytest.importorskip("torch")
     assert in_tree.installed_torch() == torch.__version__
+
+
+def test_entry_points_are_described_anew_when_they_may_have_changed(tree):
+    assert not in_tree.is_described(tree)
+    (tree / "wanhook.egg-info").mkdir()
+    (tree / "wanhook.egg-info" / "entry_points.txt").touch()
+    assert in_tree.is_described(tree)
+    os.utime(tree / "wanhook.egg-info" / "entry_points.txt", (99, 99))
+    assert not in_tree.is_described(tree)

@@ -20,10 +20,27 @@ def test_defaults():
 
 
 def test_every_variable():
-    environ = {"WANHOOK": "0", "WANHOOK_OUT": "runs/a", "WANHOOK_LEVEL": "block", "WANHOOK_MAX_MB": "64"}
-    environ |= {"WANHOOK_WARN_AT": "0.9", "WANHOOK_VERIFY": "step"}
-    chosen = Settings(enabled=False, out=Path("runs/a"), level="block", max_mb=64, warn_at=0.9, verified="step")
-    assert from_environment(environ) == chosen
+    environ = {
+        "WANHOOK": "1",
+        "WANHOOK_OUT": "runs/a",
+        "WANHOOK_LEVEL": "block",
+        "WANHOOK_MAX_MB": "64",
+        "WANHOOK_ON_FULL": "stop",
+        "WANHOOK_INTEGRATIONS": "wan",
+        "WANHOOK_WARN_AT": "0.9",
+        "WANHOOK_VERIFY": "step",
+    }
+    assert from_environment(environ) == Settings(
+        enabled=True,
+        automatic=True,
+        out=Path("runs/a"),
+        level="block",
+        max_mb=64,
+        on_full="stop",
+        integrations=("wan",),
+        warn_at=0.9,
+        verified="step",
+    )
 
 
 @pytest.mark.parametrize(("value", "scope"), [("", ""), ("0", ""), ("1", "denoise_step"), ("forward", "forward")])
@@ -31,9 +48,38 @@ def test_scope_that_is_verified(value, scope):
     assert from_environment({"WANHOOK_VERIFY": value}).verified == scope
 
 
-@pytest.mark.parametrize("value", ["1", "", "yes", "00"])
-def test_only_zero_switches_off(value):
-    assert from_environment({"WANHOOK": value}).enabled
+@pytest.mark.parametrize(("value", "enabled", "automatic"), [("0", False, False), ("1", True, True), ("", True, False)])
+def test_the_switch(value, enabled, automatic, capsys):
+    chosen = from_environment({"WANHOOK": value})
+    assert (chosen.enabled, chosen.automatic) == (enabled, automatic)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("value", ["yes", "00", " 1", "2", "true"])
+def test_unknown_switch_is_reported(value, capsys):
+    assert from_environment({"WANHOOK": value}) == Settings()
+    assert capsys.readouterr().err == f"wanhook: WANHOOK={value!r} is not one of 0, 1; taken as unset\n"
+
+
+def test_unknown_policy_is_reported(capsys):
+    assert from_environment({"WANHOOK_ON_FULL": "wrap"}).on_full == "stop"
+    assert capsys.readouterr().err == "wanhook: WANHOOK_ON_FULL='wrap' is not one of stop; using stop\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("", ("fsdp", "wan")), ("none", ()), ("wan", ("wan",)), ("wan, fsdp", ("wan", "fsdp")), ("wan,wan,", ("wan",))],
+)
+def test_integrations(value, expected, capsys):
+    assert from_environment({"WANHOOK_INTEGRATIONS": value}).integrations == expected
+    assert capsys.readouterr().err == ""
+
+
+def test_unknown_integration_is_reported_and_left_out(capsys):
+    assert from_environment({"WANHOOK_INTEGRATIONS": "wan,flux"}).integrations == ("wan",)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "'wan,flux' names flux; allowed are none, fsdp, wan" in said
 
 
 @pytest.mark.parametrize("value", ["Op", "deep", " op", "stage,block"])

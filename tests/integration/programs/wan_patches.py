@@ -1,0 +1,100 @@
+"""Attaches to a stand-in for Wan, detaches and attaches again, and compares every attribute: ROOT late|early."""
+
+import sys
+from types import ModuleType
+
+import torch
+import torch.distributed.fsdp
+
+import wanhook.recording  # changes torch.distributed by itself, for good
+from wanhook.integrations import wan as integration
+
+_PACKAGES = ("wan", "xfuser", "yunchang", "torch.distributed", "__main__")
+
+
+def is_patched_package(name: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in _PACKAGES)
+
+
+def holders() -> dict[str, object]:
+    """Modules that may be patched, and the classes in them, by name."""
+    found = {}
+    for name, module in list(sys.modules.items()):
+        if isinstance(module, ModuleType) and is_patched_package(name):
+            found[name] = module
+            for value in list(vars(module).values()):
+                if issubclass(type(value), type) and is_patched_package(value.__module__):
+                    found[f"{value.__module__}.{value.__qualname__}"] = value
+    return found
+
+
+def attributes() -> dict[tuple[str, str], object]:
+    return {(name, key): value for name, holder in holders().items() for key, value in list(vars(holder).items())}
+
+
+def difference(before: dict, after: dict) -> set[str]:
+    ours = {key for key in {*before, *after} if before.get(key) is not after.get(key)}
+    return {".".join(key) for key in ours if not key[1].startswith("__") or key[1] in ("__call__", "__init__")}
+
+
+def import_everything() -> None:
+    import wan
+    import wan.utils.utils
+
+    if sys.argv[1].endswith("wan21"):
+        import wan.distributed.xdit_context_parallel
+        import xfuser.core.long_ctx_attention.ring
+    wan.configs  # noqa: B018
+
+
+def request() -> torch.Tensor:
+    import wan
+
+    pipeline = wan.WanT2V(config=next(iter(wan.configs.WAN_CONFIGS.values())), checkpoint_dir="checkpoint")
+    pipeline.generate("two cats", sampling_steps=2, seed=3, offload_model=False)
+    return pipeline
+
+
+def instance_attributes(pipeline) -> set[tuple[str, str]]:
+    models = [value for value in vars(pipeline).values() if isinstance(value, torch.nn.Module)]
+    return {(name, key) for model in models for name, module in model.named_modules() for key in vars(module)}
+
+
+def main() -> None:
+    sys.path.insert(0, sys.argv[1])
+    late = sys.argv[2] == "late"
+    if not late:
+        integration.install()
+    import_everything()
+    if late:
+        from wan.modules.attention import flash_attention as copied
+
+        globals()["copied"] = copied
+        bare = attributes()
+        integration.install()
+    attached = attributes()
+    assert integration.missing() == [], integration.missing()
+    pipeline = request()
+    latents = pipeline.last_latents
+    marked = instance_attributes(pipeline)
+    integration.uninstall()
+    detached = attributes()
+    changed = difference(attached, detached)
+    if late:
+        assert difference(bare, detached) == set(), difference(bare, detached)
+        assert "__main__.copied" in changed
+    left = [key for key, value in detached.items() if "_wanhook_replaced" in getattr(value, "__dict__", {})]
+    assert left == [], left
+    assert all("_wanhook" not in key and key != "forward" for _, key in instance_attributes(pipeline))
+    assert any("_wanhook" in key for _, key in marked)
+    integration.install()
+    again = attributes()
+    assert difference(detached, again) == changed, difference(detached, again) ^ changed
+    assert torch.equal(request().last_latents, latents)
+    integration.uninstall()
+    assert difference(detached, attributes()) == set()
+    print("\n".join(sorted(changed)))
+
+
+if __name__ == "__main__":
+    main()

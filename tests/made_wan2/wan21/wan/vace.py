@@ -1,0 +1,37 @@
+from functools import partial
+
+import torch
+from tqdm import tqdm
+
+from .distributed.fsdp import shard_model
+from .modules.vace_model import VaceWanModel
+from .text2video import WanT2V
+
+
+class WanVace(WanT2V):
+    def __init__(self, config, checkpoint_dir, rank=0, t5_fsdp=False, dit_fsdp=False, use_usp=False):
+        shard_fn = partial(shard_model, device_id=0)
+        self.begin(config, rank, shard_fn if t5_fsdp else None)
+        self.model = self.configured(VaceWanModel.from_pretrained(checkpoint_dir), use_usp, dit_fsdp, shard_fn)
+
+    @torch.no_grad()
+    def generate(
+        self, input_prompt, frames, size=(8, 8), frame_num=2, shift=5.0, sample_solver="unipc", sampling_steps=4,
+        seed=-1, offload_model=True,
+    ):  # fmt: skip
+        cond, uncond = self.encoded(input_prompt)
+        latents = self.noise(seed)
+        more = {}
+        latents = [latents[0] + self.vae.encode([frames])[0]]
+        solver, timesteps = self.solver(sample_solver, sampling_steps, shift)
+        for _, t in enumerate(tqdm(timesteps)):
+            latents = self.stepped(solver, latents, t, cond, uncond, **more)
+        return self.finished(latents)
+
+
+class WanVaceMP(WanVace):
+    def __init__(self, config, checkpoint_dir):
+        super().__init__(config, checkpoint_dir)
+
+    def generate(self, *args, **kwargs):
+        return super().generate(*args, **kwargs)

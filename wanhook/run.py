@@ -1,0 +1,184 @@
+"""`wanhook run [--out DIR] [--level LEVEL] [--no-report] -- COMMAND ...`: records an unchanged program.
+
+The command runs as it would without us: the same process group, stdin, stdout and stderr, signals passed on, and its
+exit status ours. The report goes to stderr, so that stdout stays the command's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from wanhook import settings
+
+WIDTH = 100
+_RECORDINGS = "*.wanhook"
+_SENT_BY_A_PROCESS = 0  # SI_USER; SI_QUEUE and SI_TKILL are below, what the kernel sends is above
+_LONGEST_WAIT = 1.0  # seconds until the command is looked at even if no signal came
+NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as shells say it
+_PASSED_ON = (
+    signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH,
+    signal.SIGCONT,
+)  # fmt: skip
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `wanhook run`, up to the command itself."""
+    made = argparse.ArgumentParser(prog="wanhook run", description="Record an unchanged program and print its report.")
+    made.add_argument(
+        "--out", type=Path, help="run directory; WANHOOK_OUT or a new one under wanhook-runs/ unless given"
+    )
+    made.add_argument("--level", choices=settings.LEVELS, help="deepest scopes to record (default: op)")
+    made.add_argument("--max-mb", type=int, help="cap of each rank's file in MiB")
+    made.add_argument("--no-report", action="store_true", help="print no report at the end")
+    made.add_argument("command", nargs=argparse.REMAINDER, help="-- and the program with its arguments")
+    return made
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; its exit status. A command that a signal ended ends this process by the same signal."""
+    options = parser().parse_args(arguments)
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command:
+        parser().error("give the command to record behind --")
+    for line in obstacles():
+        _say(line)
+    directory = (options.out or settings.from_environment().out or new_directory()).absolute()
+    made = _missing_parts(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _say(f"cannot make the run directory {directory}: {error.strerror}. Pass another one with --out.")
+        return NOT_EXECUTABLE
+    before = set(directory.glob(_RECORDINGS))
+    status = run(command, {**os.environ, **_settings(options, directory)})
+    if set(directory.glob(_RECORDINGS)) == before:
+        _say("nothing was recorded: the command ran none of Wan's stages and opened no scope of its own")
+    elif not options.no_report:
+        report(directory)
+    for part in made:
+        with contextlib.suppress(OSError):
+            part.rmdir()  # only where nothing was recorded
+    return leave(status)
+
+
+def obstacles() -> list[str]:
+    """Sentences on why torch will not find us in a program of this interpreter, remedies included."""
+    found = []
+    if _entry_point() is None:
+        found.append(
+            "nothing will be recorded: torch finds wanhook by its entry point, and it is not installed for "
+            f"{sys.executable}. Remedy: {sys.executable} -m pip install --no-build-isolation {_source()}"
+        )
+    if os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD") == "0":
+        found.append(
+            "nothing will be recorded: TORCH_DEVICE_BACKEND_AUTOLOAD=0 keeps torch from loading entry points. "
+            "Remedy: unset it"
+        )
+    return found
+
+
+def _entry_point() -> EntryPoint | None:
+    points = entry_points(group="torch.backends")
+    return next((point for point in points if point.value.startswith("wanhook_autoload:")), None)
+
+
+def _source() -> Path | str:
+    root = Path(__file__).resolve().parents[1]
+    return root if (root / "setup.py").is_file() else "wanhook"
+
+
+def _missing_parts(directory: Path) -> list[Path]:
+    """The directory and its parents that are not there yet, innermost first."""
+    return [part for part in (directory, *directory.parents) if not part.exists()]
+
+
+def new_directory() -> Path:
+    """A name under wanhook-runs/ that no other launch uses."""
+    return Path("wanhook-runs") / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}"
+
+
+def _settings(options: argparse.Namespace, directory: Path) -> dict[str, str]:
+    chosen = {"WANHOOK": "1", "WANHOOK_OUT": str(directory)}
+    if options.level:
+        chosen["WANHOOK_LEVEL"] = options.level
+    if options.max_mb is not None:
+        chosen["WANHOOK_MAX_MB"] = str(options.max_mb)
+    if (tree := _source()) != "wanhook":
+        # Last, so that the tree's own folders stand in nobody's way. An installed package is found before it.
+        path = os.environ.get("PYTHONPATH", "")
+        chosen["PYTHONPATH"] = f"{path}{os.pathsep}{tree}" if path else str(tree)
+    return chosen
+
+
+def run(command: list[str], environment: dict[str, str]) -> int:
+    """Starts the command, passes signals on until it ends, and returns its status as subprocess does."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # one that is ignored, as under some parents, would never come
+    with _blocked((*_PASSED_ON, signal.SIGCHLD)) as before:
+        try:
+            # The child must not inherit what this process blocks.
+            child = subprocess.Popen(
+                command, env=environment, preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            )
+        except OSError as error:
+            _say(f"cannot run {command[0]}: {error.strerror}")
+            return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
+        while child.poll() is None:
+            received = signal.sigtimedwait((*_PASSED_ON, signal.SIGCHLD), _LONGEST_WAIT)
+            # What the terminal sends comes from the kernel, and to the whole process group, the command included.
+            if received is not None and received.si_signo != signal.SIGCHLD and received.si_code <= _SENT_BY_A_PROCESS:
+                with contextlib.suppress(ProcessLookupError):
+                    child.send_signal(received.si_signo)
+        return child.returncode
+
+
+@contextlib.contextmanager
+def _blocked(signals: tuple[int, ...]) -> Iterator[set]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield before
+    finally:
+        # What came in the meantime was for the command, which has ended.
+        while set(signals) & signal.sigpending():
+            signal.sigwaitinfo(set(signals) & signal.sigpending())
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def report(directory: Path) -> None:
+    """Prints the report of what was recorded to stderr. Never raises."""
+    try:
+        from wanhook.report.build import build
+        from wanhook.report.terminal import render
+        from wanhook.tracefile.model import load
+
+        text = render(build(load(directory)), width=WIDTH, colour=False, show_all=False)
+        sys.stderr.write(text.encode(sys.stderr.encoding or "utf-8", "backslashreplace").decode())
+        _say(f"python -m wanhook.report {directory} prints this report again")
+    except Exception as error:
+        _say(f"the recording is in {directory}, but it cannot be reported on: {type(error).__name__}: {error}")
+
+
+def leave(status: int) -> int:
+    """The exit status for a command that ended with `status`; does not return where a signal ended it."""
+    if status >= 0:
+        return status
+    sys.stdout.flush()
+    sys.stderr.flush()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # one core is enough
+    if -status != signal.SIGKILL:
+        signal.signal(-status, signal.SIG_DFL)
+    os.kill(os.getpid(), -status)
+    return 128 - status
+
+
+def _say(line: str) -> None:
+    print(f"wanhook: {line}", file=sys.stderr, flush=True)
