@@ -10,6 +10,8 @@ from wanhook.analysis.device_remarks import DeviceRemark, device_remarks
 from wanhook.analysis.device_state import DeviceState, device_states
 from wanhook.analysis.findings import Finding, look_at
 from wanhook.analysis.health import FileHealth, file_health
+from wanhook.analysis.load_waits import LoadWait, load_waits
+from wanhook.analysis.loading import LoadRow, load_table
 from wanhook.analysis.memory import DeviceMemory, memory_of
 from wanhook.analysis.perturbation import Perturbation, perturbations
 from wanhook.analysis.run_facts import RunFacts, file_name, run_facts
@@ -45,6 +47,8 @@ class Report:
     health: list[FileHealth]
     devices: list[DeviceState]
     perturbations: list[Perturbation]
+    loading: list[LoadRow]
+    load_waits: list[LoadWait]
     scopes: list[ScopeRow]
     collectives: list[CollectiveRow]
     memory: list[DeviceMemory]
@@ -68,6 +72,8 @@ def build(run: Run, rank: int | None = None) -> Report:
         health=health,
         devices=devices,
         perturbations=perturbations(traces),
+        loading=load_table(traces),
+        load_waits=load_waits(traces),
         scopes=scopes,
         collectives=collective_table(traces),
         memory=memory,

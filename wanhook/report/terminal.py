@@ -9,6 +9,7 @@ from wanhook.analysis.last_moments import LastCollective, LastMoments
 from wanhook.analysis.run_facts import Fact, RunFacts
 from wanhook.report.build import Problem, Report
 from wanhook.report.collective_section import group_title, write_collectives
+from wanhook.report.load_section import write_loading
 from wanhook.report.memory_section import write_memory
 from wanhook.report.perturbation_lines import write_perturbations
 from wanhook.report.scope_section import write_scopes
@@ -25,6 +26,7 @@ def render(report: Report, *, width: int = 100, colour: bool = False, show_all: 
     sheet = Sheet(width, colour)
     _write_title(sheet, report)
     _write_health(sheet, report, show_all)
+    write_loading(sheet, report, show_all)
     write_scopes(sheet, report, show_all)
     write_collectives(sheet, report)
     write_memory(sheet, report, show_all)
