@@ -66,7 +66,7 @@ class Reading:
         )
 
 
-class measured:  # noqa: N801  a context manager, as wanhook.trace
+class measured:
     """A stage scope with its measurement. ``args`` go to wanhook.trace(). ``checkpoint``: file or folder that is
     loaded; of it only the size of its weights is recorded, never the name."""
 

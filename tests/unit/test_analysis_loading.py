@@ -145,10 +145,7 @@ def test_the_text_names_both_ranks(tmp_path):
     text = render(build(load(made_load.save_load(tmp_path))))
     assert "LOADING" in text
     assert "load/load_dit high_noise" in text
-    assert (
-        "Rank 1 waited 7.000 s in load: rank 0 was busy in load/load_t5 for 6.000 s of it."
-        in " ".join(text.split())
-    )
+    assert "Rank 1 waited 7.000 s in load: rank 0 was busy in load/load_t5 for 6.000 s of it." in " ".join(text.split())
     line = next(line for line in text.splitlines() if line.split()[:3] == ["rank", "0", "9.000"])
     assert line.split()[3:] == ["44%", "8.000", "8.000", "100%", "0.95", "8.000", "3.000"]
 

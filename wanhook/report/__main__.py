@@ -1,4 +1,5 @@
-"""`python -m wanhook.report [RUN] [--rank N] [--json FILE|-] [--all]`: prints the report of a run."""
+"""`python -m wanhook.report [RUN] [--rank N] [--json FILE|-] [--all] [--record FILE | --no-record]`: prints the report
+of a run, and leaves a record of each request beside its recordings."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from typing import TextIO
 
 from wanhook.report.as_json import as_json
 from wanhook.report.build import build
+from wanhook.report.inference_record import NAME, leave_records
 from wanhook.report.terminal import render
 from wanhook.report.text import plain
 from wanhook.tracefile.format import TraceFormatError
@@ -48,6 +50,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rank", type=int, metavar="N", help="report on this rank alone")
     parser.add_argument("--json", metavar="FILE", help="also write JSON; - writes only that, to stdout")
     parser.add_argument("--all", action="store_true", help="leave out no rows")
+    record = parser.add_mutually_exclusive_group()
+    about = f"where the record of the request goes (of a second one: with -2); {NAME} in the run directory by default"
+    record.add_argument("--record", type=Path, metavar="FILE", help=about)
+    record.add_argument("--no-record", action="store_true", help="write no record of the requests")
     return parser
 
 
@@ -63,6 +69,8 @@ def _report(options: argparse.Namespace) -> None:
         raise UnusableRun(f"{error}. Give a run directory or a file that wanhook recorded.") from error
     except OSError as error:
         raise UnusableRun(str(error)) from error
+    if not options.no_record:
+        leave_records(run, options.record, one_rank=options.rank is not None)
     if options.json == "-":
         sys.stdout.buffer.write(as_json(report))
         sys.stdout.buffer.flush()
