@@ -1,5 +1,5 @@
 """A made-up load of two ranks on one host, as Wan's constructor goes: rank 0 reads T5 from disk while rank 1, which
-found it in the page cache, waits for it at the barrier of `configure`. Times in ns after the start."""
+found it in the page cache, waits for it at a barrier. Times in ns after the start."""
 
 from __future__ import annotations
 
@@ -36,18 +36,19 @@ class LoadingRank:
             self.allocated += gpu
             builder.sample(end * SECOND, edge="scope_end", scope=scope, allocated=self.allocated)
         if measured is not None:
-            builder.mark("load_measured", end * SECOND - 1000, scope=scope, args=measured)
+            builder.mark("load measured", end * SECOND - 1000, scope=scope, args=measured)
         return scope
 
     def load(self, t5_ends: int, from_disk: bool) -> int:
-        """load 0-30: load_t5 until `t5_ends`, load_dit high_noise until 20, configure until 30 with a barrier from
-        the end of its own work on."""
+        """load, 0 to 30: load_t5 until `t5_ends`, a barrier until 10, load_dit high_noise until 20, configure until
+        30."""
         told = {"pipeline": "WanT2V", "use_sp": True, "dit_fsdp": True, "t5_fsdp": False}
-        load = self.component("load", 0, 30, 0, figures(10, 0, 0), 0, **told)
+        whole = figures(10, (T5 if from_disk else 0) + DIT // 2, T5 + 1000)
+        load = self.component("load", 0, 30, 0, whole, T5 + DIT, **told)
+        self.allocated = 0
         t5 = figures(2, T5 if from_disk else 0, T5, checkpoint_bytes=T5)
         self.component("load_t5", 0, t5_ends, load, t5, T5)
-        wait = self.builder.scope("barrier_wait", t5_ends * SECOND, 10 * SECOND, parent=load)
-        assert wait
+        self.builder.scope("barrier_wait", t5_ends * SECOND, 10 * SECOND, parent=load)
         dit = figures(4, DIT // 2, 1000, checkpoint_bytes=DIT, resident_file_bytes_end=GIB + DIT)
         self.component("load_dit", 10, 20, load, dit, 0, expert="high_noise")
         self.component("configure", 20, 30, load, None, DIT, expert="high_noise")

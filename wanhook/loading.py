@@ -21,7 +21,7 @@ from pathlib import Path
 
 from wanhook.recording import mark, trace
 
-MARK = "load_measured"
+MARK = "load measured"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _MOST_FILES = 10_000  # of a checkpoint's folder that are looked at
 _KIB = 1 << 10

@@ -9,6 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+import made_load
 import made_wan
 from made_trace import TraceBuilder
 from wanhook.report.as_json import as_json
@@ -30,6 +31,7 @@ RUNS = {
     "two_cpus": made_wan.save_two_cpus,
     "crashed": made_wan.save_crashed,
     "nothing": save_nothing,
+    "loading": made_load.save_load,
 }
 
 

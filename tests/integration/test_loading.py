@@ -28,9 +28,9 @@ def checkpoint(tmp_path):
 
 
 def test_a_load_is_measured_inside_its_scope(tmp_path, checkpoint):
-    with recorded(tmp_path / "run") as result, loading.measured("load"):
-        with loading.measured("load_t5", checkpoint=checkpoint, expert="low_noise"):
-            kept = checkpoint.read_bytes()
+    inner_scope = loading.measured("load_t5", checkpoint=checkpoint, expert="low_noise")
+    with recorded(tmp_path / "run") as result, loading.measured("load"), inner_scope:
+        kept = checkpoint.read_bytes()
     assert paths(result.trace) == ["load", "load/load_t5"]
     assert rows(result.trace)[1].args == {"expert": "low_noise"}
     (inner, t5), (outer, whole) = marks_of(result.trace)

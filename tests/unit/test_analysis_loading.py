@@ -164,3 +164,15 @@ def test_of_many_ranks_the_slowest_is_shown(tmp_path):
     short, whole_text = render(report), render(report, show_all=True)
     assert "Of each component the slowest rank is shown; --all shows 11 more." in short
     assert len(whole_text.splitlines()) > len(short.splitlines()) + 40
+
+
+def test_what_lies_in_an_expert_s_load_is_the_expert_s(tmp_path):
+    builder = TraceBuilder(device="cpu")
+    for begin, expert in ((0, "low_noise"), (5, "high_noise")):
+        outer = builder.scope("load_dit", begin * SECOND, (begin + 3) * SECOND, args={"expert": expert})
+        between = builder.scope("placing", begin * SECOND, (begin + 2) * SECOND, parent=outer)
+        builder.scope("fsdp_wrap", begin * SECOND, (begin + 1) * SECOND, parent=between)
+    rows = load_table(load(builder.save(tmp_path / "a.wanhook")).traces)
+    assert [row.component for row in rows] == [
+        "load_dit low_noise", "fsdp_wrap low_noise", "load_dit high_noise", "fsdp_wrap high_noise"
+    ]  # fmt: skip

@@ -19,7 +19,7 @@ from wanhook.tracefile.names import MAX_DEPTH, whole
 if TYPE_CHECKING:
     from wanhook.tracefile.model import Trace
 
-MARK = "load_measured"  # as in wanhook/loading.py
+MARK = "load measured"  # as in wanhook/loading.py
 _NAMES = ("load", "configure", "fsdp_wrap")
 MAX_PARTS = 1000  # of a trace; a program that opens more calls something else loading
 _SUMMED = ("thread_cpu_ns", "process_cpu_ns", "storage_bytes", "read_call_bytes", "major_faults", "minor_faults")
@@ -67,9 +67,9 @@ class LoadRow:
 
 @dataclass(frozen=True)
 class Part:
-    """One occurrence of a component: row in Trace.scopes, host begin and end in ns, what was measured."""
+    """One occurrence of a component: the ids of its scope and of the component around it (0: none), host begin and end in
+    ns, what was measured. One without an expert is its outer one's expert's."""
 
-    row: int
     scope: int
     parent: int
     component: str
@@ -98,30 +98,33 @@ def parts_of(trace: Trace) -> list[Part]:
     stages = (scopes["level"] == ScopeLevel.STAGE) & (scopes["type"] == ScopeType.TRACE)
     chosen = (named[scopes["name"]] & stages) | np.isin(scopes["id"], list(figures))
     rows = np.flatnonzero(chosen & (scopes["end"] >= scopes["begin"]))[:MAX_PARTS]
-    parents = _outer(trace, rows)
-    return [
-        Part(
-            row=row,
-            scope=int(scopes["id"][row]),
-            parent=int(scopes["id"][outer]) if outer >= 0 else 0,
-            component=_component(trace, row),
-            path=trace.paths[scopes["path"][row]],
-            begin=int(scopes["begin"][row]),
-            end=int(scopes["end"][row]),
-            figures=figures.get(int(scopes["id"][row]), {}),
+    experts: dict[int, str] = {}
+    found = []
+    for row, outer in zip(rows.tolist(), _outer(trace, rows), strict=True):
+        scope, parent = int(scopes["id"][row]), int(scopes["id"][outer]) if outer >= 0 else 0
+        # What holds others begins before them, so that its expert is known when theirs is asked for.
+        experts[scope] = _expert(trace, scope) or experts.get(parent, "")
+        found.append(
+            Part(
+                scope=scope,
+                parent=parent,
+                component=f"{trace.strings[scopes['name'][row]]} {experts[scope]}".rstrip(),
+                path=trace.paths[scopes["path"][row]],
+                begin=int(scopes["begin"][row]),
+                end=int(scopes["end"][row]),
+                figures=figures.get(scope, {}),
+            )
         )
-        for row, outer in zip(rows.tolist(), parents, strict=True)
-    ]
+    return found
 
 
 def _is_component(name: str) -> bool:
     return name in _NAMES or name.startswith("load_")
 
 
-def _component(trace: Trace, row: int) -> str:
-    name = trace.strings[trace.scopes["name"][row]]
-    expert = trace.scope_args.get(int(trace.scopes["id"][row]), {}).get("expert")
-    return f"{name} {expert}" if isinstance(expert, str) and expert else name
+def _expert(trace: Trace, scope: int) -> str:
+    found = trace.scope_args.get(scope, {}).get("expert")
+    return found if isinstance(found, str) else ""
 
 
 def _figures(trace: Trace) -> dict[int, dict]:

@@ -11,6 +11,7 @@ from wanhook.report.text import NOTHING, gb_per_s, percent, ranks_named, seconds
 GIB = 1 << 30
 MAX_RANKS, MAX_WAITS, MAX_BESIDE = 8, 6, 3
 WORTH_NAMING = 0.01  # part of all loading below which a wait is noise
+WORTH_BESIDE = 0.1  # part of a wait below which what another rank did explains nothing
 COLUMNS = ["component", "s", "CPU", "weights\nGiB", "read\nGiB", "from\nstorage", "GB/s", "to GPU\nGiB", "host\nGiB"]
 
 
@@ -80,5 +81,6 @@ def _waited(wait: LoadWait) -> str:
     beside = [
         f"{ranks_named([one.rank])} was busy in {where(one.path, one.component)} for {seconds(one.time_ns)} of it"
         for one in wait.meanwhile[:MAX_BESIDE]
+        if one.time_ns >= WORTH_BESIDE * wait.waited_ns
     ]
     return text + (f": {', '.join(beside)}." if beside else "; no other rank was busy loading then.")
