@@ -67,8 +67,8 @@ class LoadRow:
 
 @dataclass(frozen=True)
 class Part:
-    """One occurrence of a component: the ids of its scope and of the component around it (0: none), host begin and end in
-    ns, what was measured. One without an expert is its outer one's expert's."""
+    """One occurrence of a component: ids of its scope and of the component around it (0: none), host begin and end in
+    ns, what was measured. One without an expert has that of the component around it."""
 
     scope: int
     parent: int
