@@ -27,6 +27,11 @@ def checkpoint(tmp_path):
     return file
 
 
+def kernel_counts_reads():
+    """Some containers show a /proc/self/io of zeros."""
+    return bool(loading.Reading.now().read_call_bytes)
+
+
 def test_a_load_is_measured_inside_its_scope(tmp_path, checkpoint):
     inner_scope = loading.measured("load_t5", checkpoint=checkpoint, expert="low_noise")
     with recorded(tmp_path / "run") as result, loading.measured("load"), inner_scope:
@@ -36,7 +41,7 @@ def test_a_load_is_measured_inside_its_scope(tmp_path, checkpoint):
     (inner, t5), (outer, whole) = marks_of(result.trace)
     assert (inner, outer) == ("load/load_t5", "load")
     assert t5["checkpoint_bytes"] == len(kept)
-    assert len(kept) <= t5["read_call_bytes"] <= whole["read_call_bytes"]
+    assert not kernel_counts_reads() or len(kept) <= t5["read_call_bytes"] <= whole["read_call_bytes"]
     assert 0 < t5["thread_cpu_ns"] <= whole["thread_cpu_ns"]
     assert t5["process_cpu_ns"] <= whole["process_cpu_ns"]
     assert t5["resident_bytes_begin"] > 0 < t5["resident_bytes_end"]
