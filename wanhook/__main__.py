@@ -6,6 +6,7 @@ from importlib import import_module
 _COMMANDS = {  # name: module with main(arguments) -> exit status, what it does
     "run": ("wanhook.run", "record an unchanged program and print its report"),
     "report": ("wanhook.report.__main__", "print the report of a run"),
+    "doctor": ("wanhook.doctor.__main__", "say what will be recorded on this machine, and why not"),
     "demo": ("wanhook.demo.__main__", "record the built-in small Wan"),
 }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+import made_load
 import made_memory
 import made_wan
 from made_trace import TraceBuilder
@@ -34,6 +35,7 @@ RUNS = {
     "kernels": made_wan.save_kernels,
     "sharded": made_wan.save_sharded,
     "memory": made_memory.save_memory,
+    "loading": made_load.save_load,
 }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 
 import wanhook
+from wanhook import loading
 
 from .model import Dit
 from .presets import Preset
@@ -36,21 +37,24 @@ class Pipeline:
         self.active: str | None = None
         self.dtype = compute_dtype(ranks.device)
 
-    @wanhook.trace("load")
     def load(self) -> None:
         """Makes and places the models, each after the other, as Wan's constructor does."""
+        with loading.measured("load"):
+            self._load()
+
+    def _load(self) -> None:
         preset = self.preset
         self.say("load text encoder")
-        with wanhook.trace("load_t5"):
+        with loading.measured("load_t5"):
             model = build(lambda: TextEncoder(preset.text), preset.seed + 1)
             self.text_encoder = self._place(model, sync_module_states=False)
         self.say("load VAE decoder")
-        with wanhook.trace("load_vae"):
+        with loading.measured("load_vae"):
             model = build(lambda: VaeDecoder(preset.vae, preset.video.latent_channels), preset.seed + 2)
             self.vae = model.to(self.ranks.device)
         for number, expert in enumerate(EXPERTS):
             self.say(f"load {expert} expert")
-            with wanhook.trace("load_dit", expert=expert):
+            with loading.measured("load_dit", expert=expert):
                 self.experts[expert] = self._load_expert(preset.seed + 3 + number)
 
     def _load_expert(self, seed: int) -> torch.nn.Module:

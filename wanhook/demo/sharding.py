@@ -9,6 +9,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision, Sha
 from torch.distributed.fsdp.wrap import lambda_auto_wrap_policy
 
 import wanhook
+from wanhook import loading
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
@@ -23,7 +24,7 @@ def shard_model(model: nn.Module, device: torch.device, sync_module_states: bool
     weights; FSDP refuses that on the CPU, where the ranks rely on equal seeds.
     """
     blocks = set(model.blocks)
-    with wanhook.trace("fsdp_wrap"), wanhook.role("fsdp"), warnings.catch_warnings():
+    with loading.measured("fsdp_wrap"), wanhook.role("fsdp"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # that FSDP1 is old: Wan uses it
         return FullyShardedDataParallel(
             model,

@@ -1,5 +1,5 @@
-"""`python -m wanhook.report [RUN] [--rank N] [--section NAME] [--json FILE|-] [--csv FILE|DIR] [--all]`: prints the
-report of a run."""
+"""`python -m wanhook.report [RUN] [--rank N] [--section NAME] [--json FILE|-] [--csv PATH] [--all] [--record FILE |
+--no-record]`: prints the report of a run, and leaves a record of each request beside its recordings."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TextIO
 from wanhook.report.as_csv import as_csv
 from wanhook.report.as_json import as_json
 from wanhook.report.build import Report, build
+from wanhook.report.inference_record import NAME, leave_records
 from wanhook.report.terminal import SECTIONS, render
 from wanhook.report.text import plain
 from wanhook.tracefile.format import TraceFormatError
@@ -54,6 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     about = "also write memory over time: a .csv file for one device, else a directory with a file a device"
     parser.add_argument("--csv", type=Path, metavar="PATH", help=about)
     parser.add_argument("--all", action="store_true", help="leave out no rows")
+    record = parser.add_mutually_exclusive_group()
+    about = f"where the record of the request goes (of a second one: with -2); {NAME} in the run directory by default"
+    record.add_argument("--record", type=Path, metavar="FILE", help=about)
+    record.add_argument("--no-record", action="store_true", help="write no record of the requests")
     return parser
 
 
@@ -71,6 +76,8 @@ def _report(options: argparse.Namespace) -> None:
         raise UnusableRun(str(error)) from error
     if options.csv:
         _write_csv(options.csv, report)
+    if not options.no_record:
+        leave_records(run, options.record, one_rank=options.rank is not None)
     if options.json == "-":
         sys.stdout.buffer.write(as_json(report))
         sys.stdout.buffer.flush()

@@ -13,6 +13,8 @@ from wanhook.analysis.finding import Finding
 from wanhook.analysis.findings import look_at, repeated_stage
 from wanhook.analysis.health import FileHealth, file_health
 from wanhook.analysis.kernel_windows import KernelWindow, kernel_windows
+from wanhook.analysis.load_waits import LoadWait, load_waits
+from wanhook.analysis.loading import LoadRow, load_table
 from wanhook.analysis.memory import DeviceMemory, memory_of
 from wanhook.analysis.overlaps import Overlap, overlaps
 from wanhook.analysis.perturbation import Perturbation, perturbations
@@ -50,6 +52,8 @@ class Report:
     health: list[FileHealth]
     devices: list[DeviceState]
     perturbations: list[Perturbation]
+    loading: list[LoadRow]
+    load_waits: list[LoadWait]
     scopes: list[ScopeRow]
     collectives: list[CollectiveRow]
     kernel_windows: list[KernelWindow]
@@ -79,6 +83,8 @@ def build(run: Run, rank: int | None = None) -> Report:
         health=health,
         devices=devices,
         perturbations=perturbations(traces),
+        loading=load_table(traces),
+        load_waits=load_waits(traces),
         scopes=scopes,
         collectives=collective_table(traces),
         kernel_windows=kernel_windows(traces),

@@ -13,13 +13,14 @@ from wanhook.report.check_line import write_check
 from wanhook.report.collective_section import group_title, write_collectives, write_kernel_bounds
 from wanhook.report.exposure_section import write_exposure
 from wanhook.report.kernel_section import write_kernels
+from wanhook.report.load_section import write_loading
 from wanhook.report.memory_section import write_memory
 from wanhook.report.perturbation_lines import write_perturbations
 from wanhook.report.scope_section import write_scopes
 from wanhook.report.sheet import Sheet
 from wanhook.report.text import mib, percent, ranks_named, seconds, span
 
-SECTIONS = ("recording", "scopes", "collectives", "exposure", "memory", "notes", "findings")
+SECTIONS = ("recording", "loading", "scopes", "collectives", "exposure", "memory", "notes", "findings")
 MAX_ALIKE = 6  # problems of one kind that differ only in their figures
 MAX_THREADS = 4
 _LOUD = {"crashed", "unknown", "out of memory", "disk full", "full", "failed", "dropped"}
@@ -42,6 +43,8 @@ def render(
 def _write_section(sheet: Sheet, report: Report, name: str, show_all: bool, details: bool) -> None:
     if name == "recording":
         _write_health(sheet, report, show_all)
+    elif name == "loading":
+        write_loading(sheet, report, show_all)
     elif name == "scopes":
         write_scopes(sheet, report, show_all)
     elif name == "collectives":

@@ -1,0 +1,336 @@
+"""The record of a request: its figures against sums made by hand, its whitelists, and where it is written."""
+
+import itertools
+
+import orjson
+import pytest
+
+import made_load
+import made_wan
+from made_load import SECOND
+from made_trace import TraceBuilder
+from wanhook.analysis.inference import PARALLEL, SETTINGS, inference_records
+from wanhook.report.__main__ import main
+from wanhook.report.inference_record import NAME, leave_records
+from wanhook.tracefile.model import load
+
+ASKED = {"pipeline": "WanT2V", "width": 1280, "height": 720, "frame_num": 81, "sampling_steps": 40, "shift": 5.0}
+ASKED |= {"sample_solver": "unipc", "seed": 42, "guide_scale": 3.0, "guide_scale_2": 4.0, "offload_model": False}
+PROMPT = "a cat that boxes on a stage"
+PATH = "home-of-somebody/low_noise_model"
+
+
+def wan_rank(rank=0, world=1, *, asked=ASKED, device="cuda", requests=1, **fields):
+    """A load of 30 s, then requests of 100 s each: 3 steps of 20 s, the last with an expert switch of 5 s."""
+    builder = TraceBuilder(rank=rank, world_size=world, device=device, device_index=rank, **fields)
+    builder.group("0", tuple(range(world)), rank=rank)
+    made_load.LoadingRank(builder).load(9, from_disk=True)
+    for number in range(requests):
+        write_request(builder, (40 + 110 * number) * SECOND, asked, rank)
+    builder.end((40 + 110 * requests) * SECOND)
+    return builder
+
+
+def write_request(builder, begin, asked, rank=0, ended=True):
+    on_gpu = builder.device >= 0
+
+    def scope(name, start, end, parent, level="stage", **args):
+        times = begin + start * SECOND, begin + end * SECOND
+        gpu = (times[0] + SECOND, times[1] + SECOND) if on_gpu else None
+        return builder.scope(name, *times, gpu=gpu, parent=parent, level=level, args=args or None)
+
+    # The GPU ends 1 s behind the host: later ranks take as much longer as their number says.
+    end = begin + (100 + rank) * SECOND if ended else None
+    request = builder.scope("request", begin, end, args=asked)
+    denoise = scope("denoise", 10, 70, request)
+    for step in range(3):
+        inside = scope("denoise_step", 10 + 20 * step, 30 + 20 * step, denoise, step=step)
+        if step == 2:
+            switch = scope("expert_switch", 50, 55, inside, expert="low_noise")
+            scope("offload", 50, 53, switch)
+        attention = scope("self_attn", 15 + 20 * step, 20 + 20 * step, inside, "op")
+        scope("attn_kernel", 16 + 20 * step, 18 + 20 * step, attention, "op")
+        for call, role in enumerate(("qkv", "qkv", "qkv", "out")):
+            at = begin + (15 + 20 * step) * SECOND + call
+            done = {"gpu": (at + SECOND, at + 2 * SECOND)} if on_gpu else {"completed": at + SECOND}
+            builder.collective("alltoall_", at, returned=at + 9, role=role, scope=attention, **done)
+    scope("vae_decode", 70, 90, request)
+    builder.scope("save", begin + 101 * SECOND, begin + 104 * SECOND)
+    return request
+
+
+def records(tmp_path, *builders):
+    for number, builder in enumerate(builders):
+        builder.save(tmp_path / f"rank{number:05d}-1-0.wanhook")
+    return inference_records(load(tmp_path))
+
+
+def test_what_was_asked_for(tmp_path):
+    record = records(tmp_path, wan_rank())[0]
+    assert (record.task, record.pipeline) == ("t2v", "WanT2V")
+    expected = {"width": 1280, "height": 720, "frames": 81, "steps": 40, "shift": 5.0, "solver": "unipc", "seed": 42}
+    expected |= {"guide_scale": 3.0, "guide_scale_2": 4.0, "offload_model": False}
+    assert record.settings == expected
+    assert record.parallel == {
+        "world_size": 1, "ulysses_size": 1, "use_sp": True, "dit_fsdp": True, "t5_fsdp": False
+    }  # fmt: skip
+
+
+def test_times_at_the_top_add_up(tmp_path):
+    record = records(tmp_path, wan_rank())[0]
+    assert (record.model_load_s, record.request_s, record.total_s) == (30.0, 100.0, 130.0)
+    assert (record.expert_switch_total_s, record.inference_s) == (5.0, 95.0)
+    assert (record.steps, record.step_clock) == (3, "gpu")
+    assert record.s_per_step == pytest.approx(55 / 3)
+    assert record.steps_per_s == pytest.approx(3 / 55)
+    rank = record.ranks[0]
+    assert (rank.first_step_s, rank.s_per_later_step) == (20.0, 17.5)
+    assert (record.complete, record.incomplete) == (True, [])
+    assert record.started_unix_ns == 1_700_000_000_000_000_000 + 40 * SECOND
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_stages_by_wan_s_names(tmp_path, device):
+    stages = records(tmp_path, wan_rank(device=device))[0].stages
+    side = "gpu_s" if device == "cuda" else "host_s"
+    seconds = {name: (total.count, getattr(total, side), total.untimed) for name, total in stages.items()}
+    assert seconds.pop("save") == ((1, None, 1) if device == "cuda" else (1, 3.0, 0))
+    assert seconds.pop("request_total") == ((1, None, 1) if device == "cuda" else (1, 100.0, 0))
+    loading = {name: seconds.pop(name) for name in ("load_t5", "load_dit", "configure")}
+    assert loading["load_t5"] == ((1, None, 1) if device == "cuda" else (1, 9.0, 0))
+    assert seconds == {
+        "denoise_step_total": (3, 60.0, 0),
+        "expert_switch_total": (1, 5.0, 0),
+        "denoise": (1, 60.0, 0),
+        "self_attn": (3, 15.0, 0),
+        "attn_kernel": (3, 6.0, 0),
+        "offload": (1, 3.0, 0),
+        "vae_decode": (1, 20.0, 0),
+        "comm_total": (12, 12.0, 0),
+        "qkv_all_to_all": (9, 9.0, 0),
+        "out_all_to_all": (3, 3.0, 0),
+    }
+
+
+def test_names_of_wan_s_are_there_without_their_calls(tmp_path):
+    builder = TraceBuilder(device="cpu")
+    builder.scope("request", 0, SECOND)
+    stages = records(tmp_path, builder)[0].stages
+    counts = {name: total.count for name, total in stages.items()}
+    names = ("denoise_step_total", "attn_kernel", "comm_total", "qkv_all_to_all", "out_all_to_all")
+    assert counts == {"request_total": 1, "expert_switch_total": 0, **dict.fromkeys(names, 0)}
+    assert stages["comm_total"].gpu_s is stages["comm_total"].host_s is None
+
+
+def test_what_the_level_leaves_out_is_not_zero(tmp_path):
+    builder = TraceBuilder(device="cpu", meta={"wanhook": {"level": "stage"}})
+    builder.scope("request", 0, SECOND)
+    stages = records(tmp_path, builder)[0].stages
+    assert stages["attn_kernel"] is None
+    assert stages["comm_total"].count == 0
+
+
+def test_a_step_without_its_stream_interval_puts_all_steps_on_the_host_clock(tmp_path):
+    builder = TraceBuilder()
+    request = builder.scope("request", 0, 9 * SECOND)
+    builder.scope("denoise_step", 0, 2 * SECOND, parent=request, gpu=(SECOND, 5 * SECOND))
+    builder.scope("denoise_step", 3 * SECOND, 4 * SECOND, parent=request)
+    record = records(tmp_path, builder)[0]
+    assert (record.step_clock, record.s_per_step) == ("host", 1.5)
+
+
+def test_the_slowest_rank_gives_the_times_and_all_are_listed(tmp_path):
+    record = records(tmp_path, wan_rank(0, 2), wan_rank(1, 2))[0]
+    assert (record.slowest_rank, record.request_s) == (1, 101.0)
+    assert [(one.rank, one.request_s) for one in record.ranks] == [(0, 100.0), (1, 101.0)]
+    assert record.parallel["ulysses_size"] == 2
+
+
+def test_several_requests_of_one_load(tmp_path):
+    found = records(tmp_path, wan_rank(0, 2, requests=3), wan_rank(1, 2, requests=3))
+    assert [(one.request, one.requests, one.model_load_s, len(one.ranks)) for one in found] == [
+        (1, 3, 30.0, 2), (2, 3, 0.0, 2), (3, 3, 0.0, 2)
+    ]  # fmt: skip
+    assert [one.steps for one in found] == [3, 3, 3]
+    assert all(one.parallel["dit_fsdp"] is True for one in found)
+    assert found[1].stages["save"].count == 1
+    assert "load_t5" not in found[1].stages
+
+
+def test_what_is_missing_is_said(tmp_path):
+    late = TraceBuilder(rank=1, world_size=3)
+    write_request(late, SECOND, ASKED, ended=False)
+    failed = wan_rank(0, 3)
+    failed.drop(50 * SECOND, 12)
+    record = records(tmp_path, failed, late)[0]
+    assert not record.complete
+    assert record.incomplete == [
+        "rank 2 has no record of this request",
+        "rank 0 dropped 12 records",
+        "rank 1 never ended it",
+    ]
+
+
+def test_an_exception_is_said(tmp_path):
+    builder = TraceBuilder()
+    builder.scope("request", 0, SECOND, flags=1)
+    assert records(tmp_path, builder)[0].incomplete == ["rank 0 left it by an exception"]
+
+
+def test_a_request_in_a_request_is_none_of_its_own(tmp_path):
+    builder = TraceBuilder()
+    outer = builder.scope("job", 0, 9 * SECOND)
+    request = builder.scope("request", 0, 8 * SECOND, parent=outer)
+    inner = builder.scope("request", SECOND, 7 * SECOND, parent=request)
+    builder.scope("denoise_step", SECOND, 2 * SECOND, parent=inner)
+    builder.scope("denoise_step", SECOND, 2 * SECOND)
+    found = records(tmp_path, builder)
+    assert [(one.request_s, one.steps) for one in found] == [(8.0, 1)]
+
+
+def test_peaks_are_those_inside_the_request(tmp_path):
+    """128 MiB of segments from before, 64 MiB more in the request; 100 MiB of weights, 20 MiB of activation."""
+    found = inference_records(load(made_wan.save_two_gpus(tmp_path)))[0]
+    mib = 1 << 20
+    assert [(one.reserved_peak, one.allocated_peak) for one in found.ranks] == [(192 * mib, 120 * mib)] * 2
+    assert (found.reserved_peak, found.allocated_peak) == (192 * mib, 120 * mib)
+
+
+def test_peaks_of_other_times_do_not_count(tmp_path):
+    builder = TraceBuilder(device="cpu")
+    mib = 1 << 20
+    builder.alloc(0x1000, 50 * mib, SECOND)
+    builder.free(0x1000, 0, 2 * SECOND, completed=2 * SECOND)
+    builder.alloc(0x2000, 3 * mib, 3 * SECOND)
+    request = builder.scope("request", 4 * SECOND, 6 * SECOND)
+    builder.alloc(0x3000, 4 * mib, 5 * SECOND, scope=request)
+    builder.alloc(0x4000, 90 * mib, 7 * SECOND)
+    rank = records(tmp_path, builder)[0].ranks[0]
+    assert (rank.allocated_peak, rank.reserved_peak) == (7 * mib, None)
+
+
+def test_no_rounding_that_was_not_read_is_claimed(tmp_path):
+    made_wan.save_two_gpus(tmp_path)
+    settings = {"allocator": {"settings": "roundup_power2_divisions:4"}}
+    made_wan.gpu_rank(0, meta=settings).save(tmp_path / "rank00000-0-0.wanhook")
+    ranks = inference_records(load(tmp_path))[0].ranks
+    assert ranks[0].allocated_peak is None
+    assert ranks[0].reserved_peak == 192 << 20
+
+
+# What a record must not hold ------------------------------------------------------------------------------------------
+
+
+def planted(value):
+    names = [*SETTINGS, *PARALLEL, "pipeline", "sample_solver", "prompt", "input_prompt", "n_prompt", "save_file"]
+    return dict.fromkeys(names, value)
+
+
+@pytest.mark.parametrize("text", [PROMPT, PATH, "cat", "/", [PROMPT], {"text": PROMPT}])
+def test_a_planted_prompt_or_path_is_in_no_record(tmp_path, text, capsys):
+    builder = TraceBuilder(meta={"allocator": {"settings": PATH}, "versions": {"torch": PATH}})
+    builder.scope("load", 0, SECOND, args=planted(text))
+    builder.scope("request", 2 * SECOND, 5 * SECOND, args=planted(text))
+    builder.scope(PROMPT, 3 * SECOND, 4 * SECOND, parent=2)
+    builder.scope(PROMPT, 6 * SECOND, 7 * SECOND)
+    directory = tmp_path / PROMPT
+    directory.mkdir()
+    builder.save(directory / "a.wanhook")
+    assert main([str(directory)]) == 0
+    capsys.readouterr()
+    written = (directory / NAME).read_text()
+    record = orjson.loads(written)
+    assert (record["task"], record["pipeline"], record["settings"]) == ("other", "other", {"solver": "other"})
+    assert record["parallel"] == {"world_size": 1}
+    for word in ("boxes", "cat that", "somebody", "low_noise", '"cat"', str(tmp_path)):
+        assert word not in written
+
+
+@pytest.mark.parametrize("value", ["1280", None, [1], {}, "", "1e3"])
+def test_numbers_are_numbers(tmp_path, value):
+    builder = TraceBuilder()
+    builder.scope("request", 0, SECOND, args={"width": value, "seed": 7})
+    assert records(tmp_path, builder)[0].settings == {"seed": 7}
+
+
+# Where it is written --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_of_two(tmp_path):
+    wan_rank(requests=2).save(tmp_path / "a.wanhook")
+    return tmp_path
+
+
+def names(directory):
+    return sorted(file.name for file in directory.iterdir() if file.suffix != ".wanhook")
+
+
+def test_a_report_leaves_a_record_of_each_request(run_of_two, capsys):
+    assert main([str(run_of_two)]) == 0
+    assert names(run_of_two) == ["inference_record-2.json", "inference_record.json"]
+    assert [orjson.loads((run_of_two / name).read_bytes())["request"] for name in names(run_of_two)] == [2, 1]
+    assert capsys.readouterr().err == ""
+    assert main([str(run_of_two)]) == 0
+    assert names(run_of_two) == ["inference_record-2.json", "inference_record.json"]
+
+
+def test_options_about_the_record(run_of_two, tmp_path_factory, capsys):
+    assert main([str(run_of_two), "--no-record"]) == 0
+    assert names(run_of_two) == []
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "r.json"
+    assert main([str(run_of_two), "--record", str(elsewhere)]) == 0
+    assert names(elsewhere.parent) == ["r-2.json", "r.json"]
+    assert names(run_of_two) == []
+    with pytest.raises(SystemExit):
+        main([str(run_of_two), "--record", "a", "--no-record"])
+    capsys.readouterr()
+
+
+def test_json_on_stdout_stays_json(run_of_two, capsysbinary):
+    assert main([str(run_of_two), "--json", "-"]) == 0
+    assert orjson.loads(capsysbinary.readouterr().out)["schema"]
+    assert len(names(run_of_two)) == 2
+
+
+def test_one_rank_or_one_file_does_not_take_the_record_s_place(run_of_two, capsys):
+    assert main([str(run_of_two), "--rank", "0"]) == 0
+    assert main([str(run_of_two / "a.wanhook")]) == 0
+    assert names(run_of_two) == []
+    assert main([str(run_of_two / "a.wanhook"), "--record", str(run_of_two / "r.json")]) == 0
+    assert names(run_of_two) == ["r-2.json", "r.json"]
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", ["missing/r.json", "a.wanhook/r.json", "folder"])
+def test_a_place_that_cannot_be_written_costs_one_line(run_of_two, capsys, name):
+    (run_of_two / "folder").mkdir()
+    assert main([str(run_of_two), "--record", str(run_of_two / name)]) == 0
+    told = capsys.readouterr()
+    assert "LOADING" in told.out
+    assert told.err.startswith("wanhook.report: no record of the request: ")
+    assert told.err.count("\n") == 1
+    assert "--record FILE" in told.err
+    assert names(run_of_two) == ["folder"]
+
+
+def test_a_run_without_requests_leaves_none(tmp_path, capsys):
+    TraceBuilder().save(tmp_path / "a.wanhook")
+    assert main([str(tmp_path)]) == 0
+    assert names(tmp_path) == []
+    assert capsys.readouterr().err == ""
+    assert main([str(tmp_path), "--record", str(tmp_path / "r.json")]) == 0
+    assert "holds no request" in capsys.readouterr().err
+
+
+def test_thousands_of_requests_take_time_in_proportion(tmp_path, capsys, monkeypatch):
+    builder = TraceBuilder(device="cpu", chunk_bytes=1 << 18)
+    for number in range(1200):
+        builder.scope("request", 10 * number, 10 * number + 9)
+    builder.save(tmp_path / "a.wanhook")
+    found = inference_records(load(tmp_path))
+    assert [(one.request, one.requests) for one in (found[0], found[-1])] == [(1, 1200), (1200, 1200)]
+    assert all(before.started_unix_ns < after.started_unix_ns for before, after in itertools.pairwise(found))
+    monkeypatch.setattr("wanhook.report.inference_record.MOST", 3)
+    assert len(leave_records(load(tmp_path))) == 3
+    assert "holds 1200 requests; the first 3 get a record" in capsys.readouterr().err

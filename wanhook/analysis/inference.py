@@ -1,0 +1,265 @@
+"""The record of each request: what was asked for, on what, how long it took, and how much memory it needed.
+
+Settings go through whitelists, by name and by value: a record can be shown to anybody. docs/inference-record.md is its
+schema.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wanhook.analysis.ranks import rank_of
+from wanhook.analysis.request_memory import RequestMemory
+from wanhook.analysis.request_times import StageTotal, TraceRequests, Window
+from wanhook.tracefile.names import section, whole
+
+if TYPE_CHECKING:
+    from wanhook.tracefile.model import Run, Trace
+
+SCHEMA = "wanhook.inference_record/1"
+
+# Words are compared with a list: an unknown one could be a prompt or a path.
+TASKS = {
+    "WanT2V": "t2v",
+    "WanI2V": "i2v",
+    "WanTI2V": "ti2v",
+    "WanFLF2V": "flf2v",
+    "WanVace": "vace",
+    "WanVaceMP": "vace",
+    "WanS2V": "s2v",
+    "WanAnimate": "animate",
+}
+SOLVERS = ("unipc", "dpm++", "euler")
+OTHER = "other"
+# Arguments of the scope `request` that are numbers or truth values: name there -> name here.
+SETTINGS = {
+    "width": "width",
+    "height": "height",
+    "max_area": "max_area",
+    "frame_num": "frames",
+    "infer_frames": "infer_frames",
+    "clip_len": "clip_len",
+    "num_repeat": "num_repeat",
+    "sampling_steps": "steps",
+    "shift": "shift",
+    "guide_scale": "guide_scale",
+    "guide_scale_2": "guide_scale_2",
+    "context_scale": "context_scale",
+    "seed": "seed",
+    "offload_model": "offload_model",
+}
+# The same of the scope `load`.
+PARALLEL = ("use_sp", "use_usp", "dit_fsdp", "t5_fsdp", "t5_cpu", "init_on_cpu", "convert_model_dtype")
+
+
+@dataclass(frozen=True)
+class RankRecord:
+    """One rank's part; seconds, bytes."""
+
+    rank: int
+    model_load_s: float
+    request_s: float
+    expert_switch_total_s: float
+    inference_s: float
+    steps: int
+    step_clock: str
+    s_per_step: float | None
+    steps_per_s: float | None
+    first_step_s: float | None
+    s_per_later_step: float | None
+    reserved_peak: int | None
+    allocated_peak: int | None
+    stages: dict[str, StageTotal | None]
+
+
+@dataclass(frozen=True)
+class InferenceRecord:
+    """See docs/inference-record.md. The times at the top are those of `slowest_rank`, so that they add up."""
+
+    schema: str
+    run_id: str
+    request: int
+    requests: int
+    started_unix_ns: int
+    complete: bool
+    incomplete: list[str]
+    task: str | None
+    pipeline: str | None
+    settings: dict[str, int | float | bool | str]
+    parallel: dict[str, int | bool]
+    software: dict[str, str]
+    slowest_rank: int
+    model_load_s: float
+    expert_switch_total_s: float
+    inference_s: float
+    request_s: float
+    total_s: float
+    steps: int
+    step_clock: str
+    s_per_step: float | None
+    steps_per_s: float | None
+    stages: dict[str, StageTotal | None]
+    reserved_peak: int | None
+    allocated_peak: int | None
+    ranks: list[RankRecord]
+
+
+def inference_records(run: Run) -> list[InferenceRecord]:
+    """One a request, in order of time; requests of the ranks belong together by their number in the recording."""
+    together: dict[tuple, list[tuple[Window, RankRecord]]] = {}
+    for trace in run.traces:
+        about = section(trace.meta, "run")
+        life = whole(about.get("restart")) or 0, whole(about.get("recording")) or 0
+        requests = TraceRequests(trace)
+        memory = RequestMemory(trace) if requests.windows else None
+        for number, window in enumerate(requests.windows):
+            together.setdefault((*life, number), []).append((window, _rank_record(requests, window, memory)))
+    ordered = sorted(together.values(), key=lambda found: min(_unix(window) for window, _ in found))
+    return [_record(run, found, number + 1, len(ordered)) for number, found in enumerate(ordered)]
+
+
+def _record(run: Run, found: list[tuple[Window, RankRecord]], number: int, count: int) -> InferenceRecord:
+    found = sorted(found, key=lambda pair: pair[1].rank)
+    ranks = [record for _, record in found]
+    slowest = max(ranks, key=lambda one: (one.request_s, -one.rank))
+    first = found[0][0]
+    pipeline = _asked(first).get("pipeline")
+    known = pipeline in tuple(TASKS)
+    why = _incomplete(run, found)
+    return InferenceRecord(
+        schema=SCHEMA,
+        run_id=run.run_id,
+        request=number,
+        requests=count,
+        started_unix_ns=min(_unix(window) for window, _ in found),
+        complete=not why,
+        incomplete=why,
+        task=None if pipeline is None else TASKS[pipeline] if known else OTHER,
+        pipeline=None if pipeline is None else pipeline if known else OTHER,
+        settings=_settings(_asked(first)),
+        parallel=_parallel(run, first),
+        software=_software(first.trace),
+        slowest_rank=slowest.rank,
+        **{name: getattr(slowest, name) for name in _OF_SLOWEST},
+        total_s=slowest.model_load_s + slowest.request_s,
+        reserved_peak=_largest(one.reserved_peak for one in ranks),
+        allocated_peak=_largest(one.allocated_peak for one in ranks),
+        ranks=ranks,
+    )
+
+
+_OF_SLOWEST = (
+    "model_load_s", "expert_switch_total_s", "inference_s", "request_s", "steps", "step_clock", "s_per_step",
+    "steps_per_s", "stages",
+)  # fmt: skip
+
+
+def _rank_record(requests: TraceRequests, window: Window, memory: RequestMemory) -> RankRecord:
+    times = requests.times(window)
+    steps, spent = times.steps, sum(times.steps)
+    request_s = (window.end - window.begin) / 1e9
+    switches = times.stages["expert_switch_total"]
+    switched = (switches.host_s or 0.0) if switches else 0.0
+    peaks = memory.peaks(window.begin, window.end)
+    return RankRecord(
+        rank=rank_of(window.trace),
+        model_load_s=times.load_s,
+        request_s=request_s,
+        expert_switch_total_s=switched,
+        inference_s=request_s - switched,
+        steps=len(steps),
+        step_clock=times.step_clock,
+        s_per_step=spent / len(steps) if steps else None,
+        steps_per_s=len(steps) / spent if spent > 0 else None,
+        first_step_s=steps[0] if steps else None,
+        s_per_later_step=sum(steps[1:]) / len(steps[1:]) if len(steps) > 1 else None,
+        reserved_peak=peaks.reserved_peak if peaks else None,
+        allocated_peak=peaks.allocated_peak if peaks else None,
+        stages=times.stages,
+    )
+
+
+def _largest(values) -> int | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _unix(window: Window) -> int:
+    header = window.trace.header
+    return int(header["start_realtime"]) + window.begin - int(header["start_monotonic"])
+
+
+def _asked(window: Window) -> Mapping:
+    """The arguments of the request's scope, as they are: nothing of them goes on unchecked."""
+    return window.trace.scope_args.get(int(window.trace.scopes["id"][window.row]), {})
+
+
+def _incomplete(run: Run, found: list[tuple[Window, RankRecord]]) -> list[str]:
+    """Why the figures are not all of it; ranks by number."""
+    there = {record.rank for _, record in found}
+    lacking = sorted(set(range(run.world_size or 0)) - there) if (run.world_size or 0) <= 1 << 20 else []
+    why = [f"rank {rank} has no record of this request" for rank in lacking[:16]]
+    why += [f"{len(lacking) - 16} more ranks have no record of this request"] if len(lacking) > 16 else []
+    for window, record in found:
+        rank = record.rank
+        if not window.ended:
+            why.append(f"rank {rank} never ended it")
+        if window.failed:
+            why.append(f"rank {rank} left it by an exception")
+        if window.trace.health.dropped:
+            why.append(f"rank {rank} dropped {window.trace.health.dropped} records")
+    return why
+
+
+def _settings(given: Mapping) -> dict[str, int | float | bool | str]:
+    found = _numbers(given, SETTINGS)
+    solver = given.get("sample_solver")
+    if solver is not None:
+        found["solver"] = solver if solver in SOLVERS else OTHER
+    return found
+
+
+def _parallel(run: Run, window: Window) -> dict[str, int | bool]:
+    found: dict[str, int | bool] = {"world_size": run.world_size} if run.world_size else {}
+    trace = window.trace
+    calls = trace.collectives
+    exchanges = np.array([text == "qkv" for text in trace.strings] or [False])[calls["role"]]
+    sizes = {trace.groups[group].size for group in np.unique(calls["group"][exchanges]).tolist()}
+    if len(sizes) == 1:
+        found["ulysses_size"] = sizes.pop()
+    given = trace.scope_args.get(int(trace.scopes["id"][window.load]), {}) if window.load >= 0 else {}
+    return found | _numbers(given, dict(zip(PARALLEL, PARALLEL, strict=True)))
+
+
+def _numbers(given: Mapping, names: Mapping[str, str]) -> dict[str, int | float | bool]:
+    """Finite numbers of 64 bits and truth values, by their name here; nothing else."""
+    return {here: given[name] for name, here in names.items() if _is_number(given.get(name))}
+
+
+def _is_number(value) -> bool:
+    if isinstance(value, bool):
+        return True
+    if type(value) is int:
+        return -(1 << 63) <= value < 1 << 63
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _software(trace: Trace) -> dict[str, str]:
+    """What the recorder itself wrote down; anything with a slash in it is left out."""
+    places = {
+        "wanhook": ("wanhook", "version"),
+        "level": ("wanhook", "level"),
+        "torch": ("versions", "torch"),
+        "cuda": ("versions", "cuda"),
+        "nccl": ("versions", "nccl"),
+        "driver": ("versions", "driver"),
+        "device": ("device", "name"),
+        "allocator": ("allocator", "backend"),
+        "allocator_settings": ("allocator", "settings"),
+    }
+    found = {name: section(trace.meta, part).get(key) for name, (part, key) in places.items()}
+    return {name: text for name, text in found.items() if isinstance(text, str) and text and "/" not in text}
