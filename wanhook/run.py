@@ -157,11 +157,14 @@ def report(directory: Path) -> None:
     """Prints the report of what was recorded to stderr. Never raises."""
     try:
         from wanhook.report.build import build
+        from wanhook.report.inference_record import leave_records
         from wanhook.report.terminal import render
         from wanhook.tracefile.model import load
 
-        text = render(build(load(directory)), width=WIDTH, colour=False, show_all=False)
+        run = load(directory)
+        text = render(build(run), width=WIDTH, colour=False, show_all=False)
         sys.stderr.write(text.encode(sys.stderr.encoding or "utf-8", "backslashreplace").decode())
+        leave_records(run)
         _say(f"python -m wanhook.report {directory} prints this report again")
     except Exception as error:
         _say(f"the recording is in {directory}, but it cannot be reported on: {type(error).__name__}: {error}")

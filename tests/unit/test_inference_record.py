@@ -189,11 +189,11 @@ def test_a_request_in_a_request_is_none_of_its_own(tmp_path):
 
 
 def test_peaks_are_those_inside_the_request(tmp_path):
-    """128 MiB of segments from before, 64 MiB more in the request; 100 MiB of weights, 20 MiB of activation."""
+    """128 MiB of segments from before, 40 MiB more in the request; 100 MiB of weights, 40 MiB of activation."""
     found = inference_records(load(made_wan.save_two_gpus(tmp_path)))[0]
     mib = 1 << 20
-    assert [(one.reserved_peak, one.allocated_peak) for one in found.ranks] == [(192 * mib, 120 * mib)] * 2
-    assert (found.reserved_peak, found.allocated_peak) == (192 * mib, 120 * mib)
+    assert [(one.reserved_peak, one.allocated_peak) for one in found.ranks] == [(168 * mib, 140 * mib)] * 2
+    assert (found.reserved_peak, found.allocated_peak) == (168 * mib, 140 * mib)
 
 
 def test_peaks_of_other_times_do_not_count(tmp_path):
@@ -209,16 +209,15 @@ def test_peaks_of_other_times_do_not_count(tmp_path):
     assert (rank.allocated_peak, rank.reserved_peak) == (7 * mib, None)
 
 
-def test_no_rounding_that_was_not_read_is_claimed(tmp_path):
+def test_allocated_peak_is_not_claimed_under_settings_that_changed(tmp_path):
+    """How much a block takes follows from them; what is reserved, from the events alone."""
     made_wan.save_two_gpus(tmp_path)
-    settings = {"allocator": {"settings": "roundup_power2_divisions:4"}}
-    made_wan.gpu_rank(0, meta=settings).save(tmp_path / "rank00000-0-0.wanhook")
+    settings = {"settings_at_start": "", "settings_in_use": "roundup_power2_divisions:4"}
+    made_wan.gpu_rank(0, meta={"allocator": settings}).save(tmp_path / "rank00000-0-0.wanhook")
     ranks = inference_records(load(tmp_path))[0].ranks
     assert ranks[0].allocated_peak is None
-    assert ranks[0].reserved_peak == 192 << 20
-
-
-# What a record must not hold ------------------------------------------------------------------------------------------
+    assert ranks[0].reserved_peak == 168 << 20
+    assert ranks[1].allocated_peak == 140 << 20
 
 
 def planted(value):

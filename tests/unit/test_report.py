@@ -25,6 +25,7 @@ NASTY = "[bold red]x[/] \x1b[31m\x07\r\n\t\u202egnp.exe\u2066 wide 漢字 " + "l
 
 HEADINGS = {
     "recording": ["RECORDING"],
+    "loading": [],
     "scopes": ["SCOPES"],
     "collectives": ["COLLECTIVES", "THEIR KERNELS"],
     "exposure": ["EXPOSED COMMUNICATION"],

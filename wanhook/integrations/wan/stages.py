@@ -7,15 +7,8 @@ import os
 import torch
 
 from wanhook.integrations.wan.progress import EXPERTS, expert_named, expert_of, progress
+from wanhook.loading import measured
 from wanhook.recording import trace
-
-try:
-    from wanhook.loading import measured
-except ImportError:  # a scope without the figures of loading
-
-    def measured(name: str, *, checkpoint: object = None, **args):
-        return trace(name, **args)
-
 
 # Arguments of generate() and of the constructors that describe a request. Never prompts, never paths.
 _OF_REQUEST = ("frame_num", "infer_frames", "clip_len", "sampling_steps", "sample_solver", "shift", "seed")
