@@ -69,13 +69,26 @@ def test_children_that_inherit_a_rank_leave_no_file(tmp_path, what):
         assert not json.loads((directory / "spawned-0").read_text())["cuda"]
 
 
-def broken(tmp_path: Path, text: str | None) -> subprocess.CompletedProcess:
-    """`import torch` where the package wanhook is ``text``, or not there at all."""
-    (tmp_path / "wanhook_autoload.py").write_text((ROOT / "wanhook_autoload.py").read_text())
-    described = tmp_path / "wanhook-0.dist-info"
+# An editable install finds the real package wherever a made-up one lacks something.
+WITHOUT_EDITABLE_INSTALLS = """
+import sys
+sys.meta_path[:] = [each for each in sys.meta_path if "__editable__" not in getattr(each, "__module__", "")]
+"""
+
+
+def describe(directory: Path) -> None:
+    """The entry point, as an installed package has it."""
+    described = directory / "wanhook-0.dist-info"
     described.mkdir()
     (described / "METADATA").write_text("Metadata-Version: 2.1\nName: wanhook\nVersion: 0\n")
     (described / "entry_points.txt").write_text("[torch.backends]\nwanhook = wanhook_autoload:attach\n")
+
+
+def broken(tmp_path: Path, text: str | None) -> subprocess.CompletedProcess:
+    """`import torch` where the package wanhook is ``text``, or not there at all."""
+    (tmp_path / "wanhook_autoload.py").write_text((ROOT / "wanhook_autoload.py").read_text())
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_EDITABLE_INSTALLS)
+    describe(tmp_path)
     if text is not None:
         (tmp_path / "wanhook").mkdir()
         (tmp_path / "wanhook" / "__init__.py").write_text(text)
@@ -126,7 +139,8 @@ def test_extension_for_another_torch_does_not_break_the_program(tmp_path):
     (package / "_native.py").write_text((ROOT / "wanhook" / "_native.py").read_text())
     (package / "_build.json").write_text('{"torch": "1.0.0", "cuda": null}')
     (tmp_path / "tree" / "wanhook_autoload.py").symlink_to(ROOT / "wanhook_autoload.py")
-    (tmp_path / "tree" / "wanhook.egg-info").symlink_to(ROOT / "wanhook.egg-info")
+    (tmp_path / "tree" / "sitecustomize.py").write_text(WITHOUT_EDITABLE_INSTALLS)
+    describe(tmp_path / "tree")
     made = ROOT / "tests" / "made_wan2" / "wan22" / "generate.py"
     changes = {**environment(WANHOOK="1"), "PYTHONPATH": str(tmp_path / "tree")}
     ended = subprocess.run(
