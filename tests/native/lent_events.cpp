@@ -1,8 +1,12 @@
 // Spans between events that somebody else owns, resolved on a made-up GPU (fake_cuda): what is written, and when the
 // owner is let go.
 //
-//   lent_events TRACE     writes a recording, which tests/integration/test_lent_events.py reads
+//   lent_events [TRACE]   writes a recording, which tests/integration/test_lent_events.py reads; removes it where no
+//                         place is given
+#include <stdlib.h>
+
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -145,11 +149,13 @@ void a_broken_device_keeps_nobody_waiting() {
 }  // namespace
 }  // namespace wanhook::test
 
-int main(int, char** arguments) {
+int main(int count, char** arguments) {
   using namespace wanhook;
   using namespace wanhook::test;
   RecordingOptions options;
-  options.path = arguments[1];
+  std::string pattern = (std::filesystem::temp_directory_path() / "lent_events-XXXXXX").string();
+  const std::filesystem::path directory = count > 1 ? "" : ::mkdtemp(pattern.data());
+  options.path = count > 1 ? arguments[1] : (directory / "trace").string();
   options.capacity_bytes = uint64_t{64} << 20;
   int error = 0;
   EXPECT(Recorder::get().start(options, &error) == GateResult::kOk && error == 0);
@@ -163,5 +169,6 @@ int main(int, char** arguments) {
   places_are_used_again();
   a_late_span_is_not_written_but_let_go();
   a_broken_device_keeps_nobody_waiting();
+  if (!directory.empty()) std::filesystem::remove_all(directory);
   std::puts("lent_events: every scenario passed");
 }
