@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+
 from . import machine
 
 TIMEOUT = 400  # seconds a part
@@ -22,6 +24,8 @@ def parts(gpus: int) -> dict[str, list[str]]:
     """Arguments of `python -m` for each part, by name."""
     found = {"allocator": ["benchmarks.allocator_cost"], "scope": ["benchmarks.scope_cost"],
              "integrations": ["benchmarks.integration_cost"], "collective": ["benchmarks.collective_cost"]}  # fmt: skip
+    if torch.version.cuda is not None:
+        found["tracker"] = ["benchmarks.tracker_cost"]
     if gpus >= 2:
         found["collective of 2 ranks"] = ["benchmarks.collective_cost", "--world-size", "2"]
     return found | {"writeback": ["benchmarks.writeback"]}
