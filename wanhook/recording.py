@@ -300,5 +300,6 @@ _C.set_outermost_hooks(_begin_outermost, _end_outermost, decorate)
 attach.attach()
 coalescing.install()
 dynamo.install()
-fsdp.install()
+if "fsdp" in settings.from_environment().integrations:
+    fsdp.install()
 atexit.register(_at_exit)

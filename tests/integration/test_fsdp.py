@@ -164,3 +164,11 @@ def test_a_point_that_is_missing_costs_one_note_and_itself(detached, monkeypatch
 
 def _order(module: str) -> int:
     return list(dict.fromkeys(point.module for point in fsdp._POINTS)).index(module)
+
+
+@pytest.mark.parametrize(("chosen", "wrapped"), [("", True), ("fsdp", True), ("wan", False), ("none", False)])
+def test_it_can_be_left_out(tmp_path, chosen, wrapped):
+    ended = run_program("chosen_integrations", tmp_path, WANHOOK_INTEGRATIONS=chosen)
+    assert ended.returncode == 0, ended.errors
+    assert (ended.output.strip() == "wrapped") == wrapped
+    assert ended.own_lines == []
