@@ -14,9 +14,14 @@ constexpr size_t kPlaces = 4096;  // a power of two; groups beyond it share one 
 struct Place {
   std::atomic<const c10d::ProcessGroup*> group{nullptr};
   KnownGroup known;
-  // Keeps the address from being used again for another group; the group itself can be destroyed.
-  c10::weak_intrusive_ptr<c10d::ProcessGroup>* pin = nullptr;
+  // Who this is, as an address can come back for another group. A weak pointer would keep it from that, and the group
+  // from its destructor too: its backends, and their threads, would live on after destroy_process_group().
+  std::string name;
+  int rank = -1;
+  int size = -1;
 };
+// Stands for a group that is gone; its place is not used again, as readers may still look at it.
+const auto* const kGone = reinterpret_cast<const c10d::ProcessGroup*>(1);
 
 Place places[kPlaces];
 KnownGroup overflow;
@@ -80,24 +85,44 @@ void describe(c10d::ProcessGroup& group, KnownGroup* known) noexcept {
   known->index = recorder.define_group(std::move(info));
 }
 
+// The group's own name without a copy; a group without a backend has none and throws.
+bool is_same(const Place& place, const c10d::ProcessGroup& group) noexcept {
+  try {
+    return group.getRank() == place.rank && group.getSize() == place.size && group.getGroupName() == place.name;
+  } catch (...) {
+    return place.name.empty();
+  }
+}
+
+void remember(const c10::intrusive_ptr<c10d::ProcessGroup>& group, Place* place) noexcept {
+  place->rank = group->getRank();
+  place->size = group->getSize();
+  try {
+    place->name = group->getGroupName();
+  } catch (...) {
+    place->name.clear();
+  }
+  describe(*group, &place->known);
+}
+
 }  // namespace
 
 KnownGroup* find_group(const c10::intrusive_ptr<c10d::ProcessGroup>& group) noexcept {
   const c10d::ProcessGroup* address = group.get();
-  size_t place = first_place(address);
-  for (size_t step = 0; step < kPlaces; ++step, place = (place + 1) & (kPlaces - 1)) {
+  const size_t first = first_place(address);
+  for (size_t step = 0, place = first; step < kPlaces; ++step, place = (place + 1) & (kPlaces - 1)) {
     const c10d::ProcessGroup* there = places[place].group.load(std::memory_order_acquire);
-    if (there == address) return &places[place].known;
-    if (there == nullptr) break;
+    if (there == address && is_same(places[place], *group)) return &places[place].known;
+    if (there == nullptr || there == address) break;
   }
   if (Recorder::in_forked_child()) return &overflow;
   std::lock_guard<std::mutex> lock(mutex);
-  for (size_t step = 0; step < kPlaces; ++step, place = (place + 1) & (kPlaces - 1)) {
+  for (size_t step = 0, place = first; step < kPlaces; ++step, place = (place + 1) & (kPlaces - 1)) {
     const c10d::ProcessGroup* there = places[place].group.load(std::memory_order_relaxed);
-    if (there == address) return &places[place].known;
+    if (there == address && is_same(places[place], *group)) return &places[place].known;
+    if (there == address) places[place].group.store(kGone, std::memory_order_relaxed);
     if (there != nullptr) continue;
-    places[place].pin = new c10::weak_intrusive_ptr<c10d::ProcessGroup>(group);
-    describe(*group, &places[place].known);
+    remember(group, &places[place]);
     places[place].group.store(address, std::memory_order_release);
     return &places[place].known;
   }
