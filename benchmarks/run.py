@@ -1,8 +1,9 @@
 """All benchmarks, with the machine they ran on: `python -m benchmarks.run [--quick] [--wan DIR] [--out FILE]`.
 
-Unit costs; reading and analysing; replaying allocator events; and, with two GPUs or more and a Wan2.2 checkout (--wan
-or WAN22_REPO), the cost of recording Wan2.2's own generate() beside other tools. One part that fails does not keep the
-others from running.
+Unit costs; resident memory; reading and analysing; replaying allocator events; on GPUs the window for NCCL's kernels
+and the perturbation check; and, with two GPUs or more and a Wan2.2 checkout (--wan or WAN22_REPO), the cost of
+recording Wan2.2's own generate() beside other tools. `--only` runs single parts, also those that are long and about truth, not
+cost: kineto_matrix, long_run. One part that fails does not keep the others from running.
 """
 
 from __future__ import annotations
@@ -17,18 +18,45 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import machine
 
-PARTS = ["unit", "reading", "replay", "wan"]
-UNIT_TIMEOUT, READING_TIMEOUT, REPLAY_TIMEOUT, WAN_TIMEOUT = 1_200, 600, 600, 1_500  # seconds
+UNIT_TIMEOUT, WAN_TIMEOUT = 1_200, 1_500  # seconds
+
+
+@dataclass(frozen=True)
+class Script:
+    """A benchmark of its own: arguments of `python -m`, more of them for a quick run, and the GPUs that it needs."""
+
+    command: list[str]
+    quick: list[str] = field(default_factory=list)
+    gpus: int = 0
+    timeout: float = 600  # seconds
+    keeps_files: bool = False  # wants a folder for them
+
+
+_TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+SCRIPTS = {
+    "resident": Script(["benchmarks.resident"], ["--quick"]),
+    "reading": Script(["benchmarks.reading"], ["100000", "1000000"]),
+    "replay": Script(["benchmarks.replay"], ["1000000"]),
+    "device_samples": Script(["benchmarks.device_samples"], ["--seconds", "3"], gpus=1),
+    "perturbation": Script(["benchmarks.perturbation"], ["--quick"], gpus=1),
+    "kernel_intervals": Script(["benchmarks.kernel_intervals"], gpus=2),
+}
+LONG_SCRIPTS = {
+    "kineto_matrix": Script([*_TORCHRUN, "benchmarks.kineto_matrix"], ["--calls", "5"], gpus=2, keeps_files=True),
+    "long_run": Script(["benchmarks.long_run"], ["--minutes", "1"], gpus=1, timeout=900),
+}
+PARTS = ["unit", *SCRIPTS, "wan"]
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few and short rounds: does it run, not what it costs")
-    parser.add_argument("--only", choices=PARTS, action="append", help="leave the others out")
+    parser.add_argument("--only", choices=[*PARTS, *LONG_SCRIPTS], action="append", help="leave the others out")
     parser.add_argument("--wan", type=Path, default=os.environ.get("WAN22_REPO"), help="Wan2.2 checkout (WAN22_REPO)")
     parser.add_argument("--sizes", nargs="+", default=["tiny", "14b"], help="sizes of Wan to run")
     parser.add_argument("--pairs", type=int, help="pairs of a recorded and an unrecorded request (20; 2 with --quick)")
@@ -82,18 +110,12 @@ def unit_costs(chosen: argparse.Namespace, folder: Path) -> dict:
     return {"status": status, "parts": json.loads(out.read_text())["parts"] if out.exists() else {}}
 
 
-def reading(chosen: argparse.Namespace) -> dict:
-    script = machine.ROOT / "benchmarks" / "reading.py"
-    if not script.is_file():
-        return {"skipped": "there is no benchmarks/reading.py"}
-    counts = ["100000", "1000000"] if chosen.quick else []
-    status, output = run([sys.executable, str(script), *counts], READING_TIMEOUT)
-    return {"status": status, "output": output.splitlines()}
-
-
-def replay(chosen: argparse.Namespace) -> dict:
-    command = [sys.executable, str(machine.ROOT / "benchmarks" / "replay.py")]
-    status, output = run(command + (["1000000"] if chosen.quick else []), REPLAY_TIMEOUT)
+def script(chosen: argparse.Namespace, part: Script, gpus: int, folder: Path) -> dict:
+    if gpus < part.gpus:
+        return {"skipped": f"needs {part.gpus} GPUs, {gpus} here"}
+    command = [sys.executable, "-m", *part.command, *(part.quick if chosen.quick else [])]
+    command += ["--out", str(folder / "files")] if part.keeps_files else []
+    status, output = run(command, part.timeout)
     return {"status": status, "output": output.splitlines()}
 
 
@@ -131,15 +153,12 @@ def main() -> int:
             began = time.monotonic()
             if name == "unit":
                 results[name] = unit_costs(chosen, Path(folder))
-            elif name == "reading":
-                print("\n== reading", flush=True)
-                results[name] = reading(chosen)
-            elif name == "replay":
-                print("\n== replay", flush=True)
-                results[name] = replay(chosen)
-            else:
+            elif name == "wan":
                 print("\n== Wan2.2", flush=True)
                 results[name] = wan(chosen, facts["gpus"], Path(folder))
+            else:
+                print(f"\n== {name}", flush=True)
+                results[name] = script(chosen, (SCRIPTS | LONG_SCRIPTS)[name], facts["gpus"], Path(folder))
             results[name]["seconds"] = round(time.monotonic() - began, 1)
             if "skipped" in results[name]:
                 print(f"skipped: {results[name]['skipped']}", flush=True)

@@ -2,8 +2,10 @@
 
     torchrun --nproc-per-node 2 -m benchmarks.wan22.overhead --wan DIR --size 14b --recorders scopes --out cost.json
 
-First `--pairs` rounds of a bare request and one under each recorder of wanhook, before any profiler was loaded: CUPTI
-leaves a process slower after its first use. Then `--peer-rounds` rounds of a bare request and one each under wanhook,
+First `--untouched` bare requests in a process that has not loaded wanhook: what it attaches to the allocator and to
+c10d stays attached, with its gate closed, so that later bare requests hold that. Then `--pairs` rounds of a bare
+request and one under each recorder of wanhook, before any profiler was loaded: CUPTI leaves a process slower after its
+first use. Then `--peer-rounds` rounds of a bare request and one each under wanhook,
 torch.profiler (minimal, full) and the memory history. The order rotates by one a round, and a ratio is taken within a
 round. A time is that of the request alone, on the host clock, from all ranks ready to the last rank's GPU done;
 starting an observer, stopping it and exporting are in the columns enter and exit. Peers export in the last round only.
@@ -23,7 +25,7 @@ from . import expected
 from .harness import Pipeline, add_arguments, build_pipeline, say, sized
 from .measurement import Measured, machine, measure
 from .observers import Nothing, Recording, RecordingWithScopes, peers
-from .ratios import Ratio, paired_ratio
+from .ratios import Ratio, paired_ratio, unpaired_ratio
 
 # Enough to use each kernel, both experts' graphs and each observer once without paying for a whole request.
 _WARM_UP_STEPS = 2
@@ -52,6 +54,7 @@ class Cost:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
+    parser.add_argument("--untouched", type=int, default=5, help="bare requests before wanhook is loaded")
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--peer-rounds", type=int, default=4)
     parser.add_argument(
@@ -116,6 +119,19 @@ def cost(pipeline: Pipeline, observer: str, phase: str, pairs: list[tuple[Measur
     )
 
 
+def attached(
+    pipeline: Pipeline, untouched: list[Measured], pairs: dict[str, list[tuple[Measured, Measured]]]
+) -> list[Cost]:
+    """What is there before a recording starts: bare requests of the pairs against those before wanhook was loaded."""
+    later = next(iter(pairs.values()), [])
+    ranks = pipeline.ranks.gather([[one.seconds for one in untouched], [bare.seconds for bare, _ in later]])
+    before, after = ([max(times) for times in zip(*which, strict=True)] for which in zip(*ranks, strict=True))
+    if not before or not after:
+        return []
+    medians = statistics.median(before), statistics.median(after)
+    return [Cost("gate closed", "first", unpaired_ratio(after, before), *medians, 0.0, 0.0, 0)]
+
+
 def event_counts(arguments: argparse.Namespace) -> dict:
     """What one recorded request of rank 0 holds, to multiply with the unit costs. Empty without a recording."""
     kinds = _RECORDERS[arguments.recorders]
@@ -174,12 +190,15 @@ def main() -> int:
     say(ranks, f"{arguments.size} on {ranks.world_size} ranks, loaded in {pipeline.load_seconds:.1f} s")
     first = serve(pipeline, arguments, Nothing, "warm-up")
     say(ranks, f"first request {first.seconds:.2f} s")
+    untouched = [serve(pipeline, arguments, Nothing, "untouched") for _ in range(arguments.untouched)]
     costs, recorders = [], _RECORDERS[arguments.recorders]
     for phase, kinds, rounds in (
         ("pairs", recorders, arguments.pairs),
         ("peers", recorders[-1:] + peers(), arguments.peer_rounds),
     ):
         served = interleave(pipeline, arguments, kinds, rounds, phase)
+        if phase == "pairs":
+            costs += attached(pipeline, untouched, served)
         costs += [cost(pipeline, name, phase, pairs) for name, pairs in served.items()]
         if served and ranks.rank == 0:
             print(table(costs), flush=True)

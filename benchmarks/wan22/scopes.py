@@ -12,9 +12,11 @@ def wan_scopes() -> Iterator[None]:
     docs/integrations.md lists them. Import Wan first: what is patched later, by the harness too, would hide a point."""
     from wanhook.integrations import registry
 
-    for name in ("fsdp", "wan"):
+    names = ("fsdp", "wan")
+    for name in names:
         registry.install(name)
     try:
         yield
     finally:
-        registry.uninstall("wan")
+        for name in reversed(names):
+            registry.uninstall(name)

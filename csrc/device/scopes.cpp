@@ -3,6 +3,7 @@
 #include <atomic>
 
 #include "core/clock.h"
+#include "core/hook_profile.h"
 #include "core/recorder.h"
 #include "device/span_timer.h"
 #include "device/step_check.h"
@@ -33,6 +34,7 @@ float sample_memory(Recording* recording, uint32_t scope, SampleEdge edge) noexc
   const float injected = injected_use.load(std::memory_order_relaxed);
   if (injected >= 0) return injected;
   const MemorySampler sampler = memory_sampler.load(std::memory_order_acquire);
+  WANHOOK_TIME_HOOK(HookPart::kMemorySample);
   return sampler == nullptr ? 0 : sampler(recording, scope, edge);
 }
 
@@ -49,6 +51,7 @@ Scope begin_scope(const ScopeRequest& request) noexcept {
   Scope scope;
   Recording* recording = Recorder::active();
   if (recording == nullptr || request.level > recording->level()) return scope;
+  WANHOOK_TIME_HOOK(HookPart::kScopeBegin);
   resync_if_wanted(recording);
   const StreamRef stream = current_stream();
   scope.recording = recording;
@@ -89,6 +92,7 @@ float end_scope(const Scope& scope, uint8_t flags) noexcept {
     SpanTimer::abandon(scope.timer);
     return 0;
   }
+  WANHOOK_TIME_HOOK(HookPart::kScopeEnd);
   float used = 0;
   if (samples_memory(scope)) used = sample_memory(scope.recording, scope.id, SampleEdge::kScopeEnd);
   SpanTimer::end(scope.timer, SpanOwner::kScope, scope.id);

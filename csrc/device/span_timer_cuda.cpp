@@ -6,6 +6,7 @@
 #include <new>
 #include <vector>
 
+#include "core/hook_profile.h"
 #include "core/recorder.h"
 #include "device/device_timer.h"
 
@@ -56,6 +57,11 @@ class CurrentDevice {
   bool ok_ = false;
 };
 
+cudaError_t record(cudaEvent_t event, cudaStream_t stream, [[maybe_unused]] HookPart part) noexcept {
+  WANHOOK_TIME_HOOK(part);
+  return cudaEventRecord(event, stream);
+}
+
 struct Running {
   DeviceTimer* timer;
   uint32_t index;
@@ -86,7 +92,7 @@ uint32_t SpanTimer::begin(Recording* recording, StreamRef stream) noexcept {
   EventPair& pair = timer->pool().pair(index);
   pair.recording = recording;
   pair.stream = static_cast<cudaStream_t>(stream.stream);
-  const cudaError_t error = cudaEventRecord(pair.begin, pair.stream);
+  const cudaError_t error = record(pair.begin, pair.stream, HookPart::kBeginEvent);
   if (error != cudaSuccess) {
     timer->pool().put_back(index);
     timer->note_error(error);
@@ -106,7 +112,7 @@ void SpanTimer::end(uint32_t number, SpanOwner owner_type, uint32_t owner) noexc
   // A stream that has begun a capture since cannot take this event: the span is lost, the capture is not.
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
   cudaError_t error = current.ok() ? cudaStreamIsCapturing(pair.stream, &capture) : cudaErrorInvalidDevice;
-  if (error == cudaSuccess && capture == cudaStreamCaptureStatusNone) error = cudaEventRecord(pair.end, pair.stream);
+  if (error == cudaSuccess && capture == cudaStreamCaptureStatusNone) error = record(pair.end, pair.stream, HookPart::kEndEvent);
   if (error != cudaSuccess && current.ok()) running.timer->note_error(error);
   if (error != cudaSuccess || capture != cudaStreamCaptureStatusNone) {
     abandon(number);

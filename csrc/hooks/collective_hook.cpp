@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "core/clock.h"
+#include "core/hook_profile.h"
 #include "core/recorder.h"
 #include "device/scopes.h"
 #include "device/span_timer.h"
@@ -33,6 +34,7 @@ class RecordedCall {
     written_ = recording->append(record_) != nullptr;
   }
   ~RecordedCall() {
+    WANHOOK_TIME_HOOK(HookPart::kCollectiveAfter);
     if (!written_ || phase_ == CollectivePhase::kFailed) {
       SpanTimer::abandon(timer_);
     } else {
@@ -78,6 +80,7 @@ class CollectiveKernel final : public c10::OperatorKernel {
   explicit CollectiveKernel(OperatorShape shape) : shape_(std::move(shape)) {}
 
   void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
+    WANHOOK_HOOK_BEGINS(entered);
     const auto arguments = torch::jit::last(*stack, shape_.arguments);
     CallTensors inputs;
     for (const size_t index : shape_.inputs) add_tensors(arguments[index], &inputs);
@@ -101,6 +104,7 @@ class CollectiveKernel final : public c10::OperatorKernel {
     record.tick = tick_now();
     if (member) join_coalesced(record);
     RecordedCall recorded(recording, record, stream);
+    WANHOOK_HOOK_ENDS(HookPart::kCollectiveBefore, entered);
     call(handle, keys, stack);
     recorded.returned();
     if (recorded.awaits_work() && shape_.work >= 0) {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/clock.h"
+#include "core/hook_profile.h"
 #include "core/recorder.h"
 #include "device/scopes.h"
 #include "hooks/allocator_state.h"
@@ -81,6 +82,7 @@ bool fold_into_last_free(DeviceEvents& events, Recording* recording, const cachi
 void on_trace_entry(const caching::TraceEntry& entry) noexcept {
   Recording* recording = Recorder::active();
   if (recording == nullptr) return;
+  WANHOOK_TIME_HOOK(HookPart::kAllocatorEntry);
   const AllocatorAction action = translate(entry.action_);
   // Some versions give every SNAPSHOT entry device 0, whatever lock is held: only those of our own snapshot have a
   // place.
