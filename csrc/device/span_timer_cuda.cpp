@@ -112,7 +112,8 @@ void SpanTimer::end(uint32_t number, SpanOwner owner_type, uint32_t owner) noexc
   // A stream that has begun a capture since cannot take this event: the span is lost, the capture is not.
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
   cudaError_t error = current.ok() ? cudaStreamIsCapturing(pair.stream, &capture) : cudaErrorInvalidDevice;
-  if (error == cudaSuccess && capture == cudaStreamCaptureStatusNone) error = record(pair.end, pair.stream, HookPart::kEndEvent);
+  if (error == cudaSuccess && capture == cudaStreamCaptureStatusNone)
+    error = record(pair.end, pair.stream, HookPart::kEndEvent);
   if (error != cudaSuccess && current.ok()) running.timer->note_error(error);
   if (error != cudaSuccess || capture != cudaStreamCaptureStatusNone) {
     abandon(number);
