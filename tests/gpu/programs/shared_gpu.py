@@ -1,6 +1,6 @@
-"""`shared_gpu RECORDING MEETING`: one of two ranks that work on the same GPU at the same time, with no process group.
+"""`shared_gpu RECORDINGS MEETING`: one of two ranks that work on the same GPU at the same time, with no process group.
 
-They meet through files in MEETING. Says how torch's counters grew while it recorded, torch's totals at the end, what an
+They meet through files in MEETING, and record into a folder each: with nobody to agree with, two runs. Says how torch's counters grew while it recorded, torch's totals at the end, what an
 independent pair of events inside each spin took, and how much memory rank 1 gave back to the driver.
 """
 
@@ -83,7 +83,7 @@ def work(rank: int, meeting: Meeting) -> dict:
     return {"nanoseconds": [nanoseconds(*pair) for pair in pairs], "done": done, "given_back": given_back}
 
 
-def main(recording: str, meeting_place: str) -> None:
+def main(recordings: str, meeting_place: str) -> None:
     import wanhook
 
     rank = int(os.environ["RANK"])
@@ -94,7 +94,7 @@ def main(recording: str, meeting_place: str) -> None:
     gc.disable()  # nothing is freed in the middle of a count
     meeting = Meeting(meeting_place, rank)
     meeting.at("ready")
-    wanhook.start(recording)
+    wanhook.start(Path(recordings) / str(rank))
     before = counters()
     with wanhook.trace("request"):
         answer = work(rank, meeting)
