@@ -135,7 +135,7 @@ def run(tool: str, folder: Path, name: str, arguments: Sequence[str], most_print
     Two files in `folder`: in one, a finding could begin in the middle of a line of the program's.
     """
     log, printed = folder / f"{name}.log", folder / f"{name}.out"
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
     command = [tool, *OPTIONS, f"--print-limit={most_printed}", f"--log-file={log}", sys.executable, *arguments]
     with printed.open("wb") as file:
