@@ -1,6 +1,6 @@
 """`shared_gpu RECORDINGS MEETING`: one of two ranks that work on the same GPU at the same time, with no process group.
 
-They meet through files in MEETING, and record into a folder each: with nobody to agree with, they are two runs. Says how
+They meet through files in MEETING, and record to a folder each: with nobody to agree with they are two runs. Says how
 torch's counters grew while it recorded, torch's totals at the end, what an independent pair of events inside each spin
 took, and how much memory rank 1 gave back to the driver.
 """
