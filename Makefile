@@ -28,7 +28,7 @@ REQUIREMENTS := $(addprefix requirements/,run.txt build.txt test.txt)
 CXX_FILES = $(shell find csrc tests benchmarks -name '*.h' -o -name '*.cpp')
 CLANG_FORMAT = $(PY) -c 'import clang_format; clang_format.clang_format()' --style=file
 
-.PHONY: help demo test lint format bench sanitize build clean tree
+.PHONY: help demo test lint format bench sanitize memcheck build clean tree
 .DELETE_ON_ERROR:
 
 help:
@@ -37,6 +37,7 @@ help:
 	@echo 'make lint      ruff and clang-format, changing nothing; make format applies the format'
 	@echo 'make bench     unit costs and end-to-end cost beside other tools'
 	@echo 'make sanitize  the native core under ASan, UBSan and TSan'
+	@echo 'make memcheck  GPU tests under compute-sanitizer; 2 where nothing could be checked'
 	@echo 'make build     the extension alone'
 	@echo 'make clean     remove what was built; .venv stays'
 	@echo
@@ -51,6 +52,11 @@ test: build
 
 bench: build
 	@$(PY) -m benchmarks.run $(ARGS)
+
+# WANHOOK_REQUIRE_GPU: a test that is skipped was not checked.
+memcheck: build
+	@PYTHONPATH=tests$(if $(PYTHONPATH),:$(PYTHONPATH)) WANHOOK_REQUIRE_GPU=$${WANHOOK_REQUIRE_GPU:-1} \
+	  $(PY) -m gpu.memcheck $(ARGS)
 
 build: $(RUNTIME)
 	@$(PY) -m native_build.in_tree $(if $(filter 0,$(INSTALL)),,--install)
@@ -72,7 +78,7 @@ clean:
 # The environments --------------------------------------------------------------------------------------------------
 
 NEEDED = $(if $(filter-out lint format,$(MAKECMDGOALS)),torch numpy orjson rich) \
-  $(if $(filter test,$(MAKECMDGOALS)),pytest hypothesis) \
+  $(if $(filter test memcheck,$(MAKECMDGOALS)),pytest hypothesis) \
   $(if $(filter lint format,$(MAKECMDGOALS)),ruff clang_format)
 
 tree:

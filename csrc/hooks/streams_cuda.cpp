@@ -38,6 +38,17 @@ StreamRef describe(const c10::cuda::CUDAStream& stream) noexcept {
 
 StreamRef current_stream_of_current_device() noexcept { return stream_on_device(-1); }
 
+// A guard that cannot go back to a device without a context leaves its own one current and has torch remember the
+// other: the thread's next work goes there, as soon as some thread has made that context.
+int device_of_next_work(int current) {
+  c10::DeviceIndex remembered = -1;
+  if (c10::cuda::GetDevice(&remembered) != cudaSuccess) {
+    cudaGetLastError();
+    return current;
+  }
+  return remembered != current && in_use(remembered) ? remembered : current;
+}
+
 int current_runtime_device() noexcept {
   int device = -1;
   if (cudaGetDevice(&device) != cudaSuccess) cudaGetLastError();
@@ -67,7 +78,7 @@ constexpr StreamProvider kProvider{&current_stream_of_current_device, &enter_dev
 StreamRef stream_on_device(int device) noexcept {
   try {
     const int current = current_runtime_device();
-    if (device < 0) device = current;
+    if (device < 0) device = device_of_next_work(current);
     // Asked first, as the first question for a stream makes a context on the current device.
     if (!in_use(device)) return {};
     // And so does the question whether it is being captured, on a thread that has not chosen its device.

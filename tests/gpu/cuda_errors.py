@@ -1,4 +1,4 @@
-"""The CUDA runtime's own view of the calling thread's last error, which torch has no function for."""
+"""The CUDA runtime's own view of the calling thread, which torch has no function for."""
 
 import ctypes
 from functools import lru_cache
@@ -23,3 +23,10 @@ def last_error() -> int:
 def take_error() -> int:
     """cudaGetLastError(): the same, and the error is gone, unless it is one that stays for good."""
     return int(_runtime().cudaGetLastError())
+
+
+def current_runtime_device() -> int:
+    """cudaGetDevice() of this thread, which can be another device than torch.cuda.current_device()."""
+    device = ctypes.c_int(-1)
+    assert int(_runtime().cudaGetDevice(ctypes.byref(device))) == 0
+    return device.value

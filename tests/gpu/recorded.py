@@ -1,5 +1,6 @@
 """Records a block of a test and reads the file back."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +8,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+
+from gpu.allocating import COUNTERS
 
 STOP_SECONDS = 10.0  # for the last GPU spans; far more than they need
 
@@ -83,6 +86,15 @@ def folded(events):
     from wanhook.tracefile.format import AllocatorFlags
 
     return (events["flags"] & AllocatorFlags.FREE_FOLDED) != 0
+
+
+def recorded_counts(trace) -> dict[str, int]:
+    """Events of the current device by action, under the names of gpu.allocating.counters."""
+    from wanhook.tracefile.format import AllocatorAction
+
+    counts = Counter(AllocatorAction(action).name for action in own_events(trace)["action"].tolist())
+    counts["FREE_COMPLETED"] += int(folded(own_events(trace)).sum())
+    return {action: counts[action] for action in COUNTERS}
 
 
 def assert_no_gap(trace) -> None:

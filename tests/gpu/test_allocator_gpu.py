@@ -1,12 +1,11 @@
 """Allocator events on a GPU: exactly those that torch counts itself, in torch's own order."""
 
 import threading
-from collections import Counter
 
 import pytest
 import torch
 
-from gpu.allocating import COUNTERS, counters, growth, random_operations
+from gpu.allocating import counters, growth, random_operations
 from gpu.processes import Program, run_together
 from gpu.recorded import (
     assert_healthy,
@@ -17,6 +16,7 @@ from gpu.recorded import (
     own_events,
     own_snapshots,
     recorded,
+    recorded_counts,
     scopes_named,
 )
 from gpu.spinning import calibrate, spin
@@ -25,14 +25,6 @@ pytestmark = pytest.mark.gpu
 
 MIB = 1 << 20
 OPERATIONS = 3000
-
-
-def recorded_counts(trace) -> dict[str, int]:
-    from wanhook.tracefile.format import AllocatorAction
-
-    counts = Counter(AllocatorAction(action).name for action in own_events(trace)["action"].tolist())
-    counts["FREE_COMPLETED"] += int(folded(own_events(trace)).sum())
-    return {action: counts[action] for action in COUNTERS}
 
 
 def run_out_of_memory() -> int:

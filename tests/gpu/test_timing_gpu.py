@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gpu.recorded import assert_healthy, gpu_nanoseconds, only_trace, recorded, scopes_named
-from gpu.spinning import calibrate, nanoseconds, spin, timing_event
+from gpu.spinning import assert_equal_lengths, calibrate, nanoseconds, spin, timing_event, watched_spin
 
 pytestmark = pytest.mark.gpu
 
@@ -21,33 +21,6 @@ CLOCK_TOLERANCE = 30 * MICROSECOND  # half the widest bracket in which an anchor
 def calibrated():
     calibrate()
     torch.cuda.synchronize()
-
-
-def watched_spin(name: str, microseconds: float, ahead: float = 1_000):
-    """A scope around a spin, and an independent pair of events inside it.
-
-    A spin of ``ahead`` µs comes first, so that the host has enqueued all of it before the stream gets there: the two
-    pairs then lie back to back on the GPU.
-    """
-    import wanhook
-
-    begin, end = timing_event(), timing_event()
-    spin(ahead)
-    with wanhook.trace(name, level="op"):
-        begin.record()
-        spin(microseconds)
-        end.record()
-    return begin, end
-
-
-def assert_equal_lengths(measured, pairs) -> None:
-    """Within 5 % or 20 µs of the independent events, each one, and without a bias beyond what two records take."""
-    independent = np.array([nanoseconds(*pair) for pair in pairs])
-    assert len(measured) == len(independent)
-    off = measured - independent
-    allowed = np.maximum(0.05 * independent, 20 * MICROSECOND)
-    assert (np.abs(off) <= allowed).all(), f"off by {off.tolist()} ns of {independent.tolist()}"
-    assert -2 * MICROSECOND <= np.median(off) <= 15 * MICROSECOND
 
 
 @pytest.mark.parametrize("microseconds", [60, 400, 2_000, 15_000])

@@ -1,0 +1,186 @@
+"""`make memcheck`: GPU tests under NVIDIA's compute-sanitizer (memcheck). ARGS go to pytest.
+
+First a planted overrun has to be found: on some machines the tool starts and checks nothing ("Device not supported").
+Exit status: 0 clean, 1 something is wrong, 2 nothing could be checked.
+
+What counts: every bad memory access, and every CUDA call of our own that failed. A failed call belongs to the library
+that made it; those of torch and NVIDIA's libraries are counted and shown, no more. torch's caching allocator hides
+accesses that stay inside one of its segments.
+
+Left out are tests whose tolerances are times (everything is 10 to 50 times slower), those over NCCL (its kernels wait
+for each other, which the tool may serialise), those with CUPTI (two tools on one device), expandable segments (false
+alarms: pytorch#196209), and the capture beside which a call of ours is meant to fail (the legacy stream's).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TESTS = (
+    "test_capture_gpu.py", "test_pools_gpu.py", "test_allocator_gpu.py", "test_sample_places_gpu.py",
+    "test_timing_gpu.py", "test_undisturbed_gpu.py", "test_devices_gpu.py",
+)  # fmt: skip
+WHOLE = ("test_capture_gpu", "test_pools_gpu", "test_allocator_gpu", "test_sample_places_gpu")
+PARTS = (
+    "nested", "share_a_stream", "no_cuda_error", "not_swallowed", "their_own_memory", "exact_allocator_order",
+    "samples_are_of",
+)  # fmt: skip
+WITHOUT = ("legacy_stream", "come_up_at_any_time", "expandable")
+CHOSEN = f"({' or '.join(WHOLE + PARTS)}) and not ({' or '.join(WITHOUT)})"
+OPTIONS = (
+    "--tool=memcheck", "--target-processes=all", "--report-api-errors=explicit", "--strip-paths=no",
+    "--num-callers-host=12", "--launch-timeout=120",
+)  # fmt: skip
+LIMIT_SECONDS = 540
+PREFIX = "========="
+PLANTED = "Invalid __global__ write"
+UNSUPPORTED = "Device not supported"
+CLEAN, WRONG, UNCHECKED = 0, 1, 2
+# Frames of these say that a CUDA call was made, not by whom.
+BETWEEN = re.compile(r"lib(cuda|sanitizer|TreeLauncher|InterceptorInjection)[^/]*\.so")
+OURS = re.compile(r"(^|/)wanhook/_C\.[^/]*\.so$")
+NOT_READY = re.compile(r"cudaErrorNotReady|CUDA_ERROR_NOT_READY")  # an answer, no error
+_API_ERROR = re.compile(r"Program hit .* on CUDA API call(?: to (\w+))?")
+_FRAME = re.compile(r"Host Frame:.* in (\S+)\s*$")
+_SUMMARY = re.compile(r"ERROR SUMMARY: (\d+) error")
+_NO_FINDING = re.compile(r"COMPUTE-SANITIZER|Warning|.*(SUMMARY:|Target application|Process \(?\d)")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`call`: the CUDA function that failed, None for a bad access. `library`: file name of who made the call."""
+
+    title: str
+    call: str | None
+    library: str | None
+    text: str
+
+    @property
+    def counts(self) -> bool:
+        if self.call is None:
+            return True
+        return self.library is not None and bool(OURS.search(self.library)) and not NOT_READY.search(self.title)
+
+
+def findings(output: str) -> list[Finding]:
+    """What the tool printed, without its banner and summary. A finding begins with one space, its details with more."""
+    blocks: list[list[str]] = []
+    for line in output.splitlines():
+        if not line.startswith(PREFIX):
+            continue
+        text = line.removeprefix(PREFIX)
+        if re.match(r" \S", text):
+            blocks.append([text.strip()])
+        elif text.strip() and blocks:
+            blocks[-1].append(text.strip())
+    return [_finding(lines) for lines in blocks if not _NO_FINDING.match(lines[0])]
+
+
+def _finding(lines: Sequence[str]) -> Finding:
+    failed = _API_ERROR.search(lines[0])
+    frames = [match[1] for match in map(_FRAME.search, lines) if match]
+    callers = [library for library in frames if not BETWEEN.search(library)]
+    return Finding(
+        title=lines[0],
+        call=(failed[1] or "?") if failed else None,
+        library=callers[0] if callers else None,
+        text="\n".join(lines),
+    )
+
+
+def verdict(output: str, returncode: int) -> tuple[int, list[str]]:
+    """Exit status, and the lines that say why. What the tool counted but we did not read counts as wrong."""
+    if UNSUPPORTED in output:
+        return UNCHECKED, [f"NOTHING WAS CHECKED: compute-sanitizer says '{UNSUPPORTED}' on this machine"]
+    summaries = [int(count) for count in _SUMMARY.findall(output)]
+    if not summaries:
+        return UNCHECKED, ["NOT CHECKED TO THE END: compute-sanitizer printed no summary"]
+    found = findings(output)
+    ours = [finding for finding in found if finding.counts]
+    others = Counter((each.title, each.library or "an unknown library") for each in found if not each.counts)
+    lines = [f"{count} times by {library}, not ours: {title}" for (title, library), count in others.most_common()]
+    lines += [finding.text for finding in ours]
+    unread = sum(summaries) - len(found)
+    if unread > 0:
+        lines.append(f"{unread} findings of the tool were not understood; they are in its output")
+    if returncode != 0:
+        lines.append(f"the tests ended with exit status {returncode}")
+    wrong = bool(ours) or unread > 0 or returncode != 0
+    lines.append(f"memcheck: {'WRONG' if wrong else 'clean'}: {len(ours)} findings that count, {len(found)} in all")
+    return WRONG if wrong else CLEAN, lines
+
+
+def sanitizer() -> str | None:
+    """The program: COMPUTE_SANITIZER, on the PATH, in CUDA's folder, or from the wheel nvidia-cuda-sanitizer-api."""
+    places = [os.environ.get("COMPUTE_SANITIZER"), shutil.which("compute-sanitizer")]
+    places.append(str(Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin", "compute-sanitizer")))
+    places += [str(found) for path in sys.path for found in Path(path).glob("nvidia/cu*/bin/compute-sanitizer")]
+    return next((place for place in places if place and os.access(place, os.X_OK)), None)
+
+
+def run(tool: str, folder: Path, name: str, arguments: Sequence[str], most_printed: int) -> tuple[str, str, int]:
+    """What the tool printed, what the Python program printed, and the exit status (124: it took too long).
+
+    Two files in `folder`: in one, a finding could begin in the middle of a line of the program's.
+    """
+    log, printed = folder / f"{name}.log", folder / f"{name}.out"
+    path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    command = [tool, *OPTIONS, f"--print-limit={most_printed}", f"--log-file={log}", sys.executable, *arguments]
+    with printed.open("wb") as file:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            status = process.wait(LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            status = 124
+    texts = [file.read_text(errors="replace") if file.exists() else "" for file in (log, printed)]
+    return texts[0], texts[1], status
+
+
+def finds_planted(tool: str, folder: Path) -> bool:
+    log, printed, _ = run(tool, folder, "overrun", ["-m", "gpu.programs.overrun"], most_printed=10)
+    if UNSUPPORTED not in log + printed and PLANTED in log:
+        return True
+    print((log + printed)[-4000:])
+    why = f"it says '{UNSUPPORTED}'" if UNSUPPORTED in log + printed else "it did not find a planted overrun"
+    print(f"NOTHING WAS CHECKED: compute-sanitizer does not work on this machine: {why}")
+    return False
+
+
+def main(arguments: Sequence[str]) -> int:
+    tool = sanitizer()
+    if tool is None:
+        print("NOTHING WAS CHECKED: no compute-sanitizer; it comes with the CUDA toolkit, or with the package")
+        print("nvidia-cuda-sanitizer-api of torch's CUDA version. COMPUTE_SANITIZER=/path/to/it names another one.")
+        return UNCHECKED
+    folder = Path(tempfile.mkdtemp(prefix="wanhook-memcheck-"))
+    print(f"{tool}; all output goes to {folder}", flush=True)
+    if not finds_planted(tool, folder):
+        return UNCHECKED
+    print("the planted overrun was found; now the tests", flush=True)
+    tests = [str(ROOT / "tests" / "gpu" / name) for name in TESTS]
+    chosen = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, "-k", CHOSEN, *arguments]
+    log, printed, status = run(tool, folder, "tests", chosen, most_printed=0)
+    print("\n".join(printed.splitlines()[-40:]))
+    code, lines = verdict(log, status)
+    print("\n".join(lines))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,78 @@
+"""What `make memcheck` makes of what compute-sanitizer printed: what counts, whose it is, what was overlooked."""
+
+from gpu.memcheck import CLEAN, UNCHECKED, WRONG, findings, verdict
+
+BANNER = "========= COMPUTE-SANITIZER\n"
+DRIVER_FRAME = "=========         Host Frame:  [0x37ac12] in /usr/lib/libcuda.so.1\n"
+RUNTIME_FRAME = "=========         Host Frame: cudaEventRecord [0x5a01] in /site/nvidia/cu13/lib/libcudart.so.13\n"
+OUR_FRAME = "=========         Host Frame: wanhook::SpanTimer::end in span_timer_cuda.cpp:120 [0x3f] in {}\n"
+OUR_LIBRARY = "/site/wanhook/_C.cpython-312-x86_64-linux-gnu.so"
+TORCH_FRAME = "=========         Host Frame: c10::cuda::SetDevice(signed char) [0x46c30] in /torch/lib/libc10_cuda.so\n"
+ACCESS = (
+    "========= Invalid __global__ write of size 1 bytes\n"
+    "=========     at void fill_kernel<unsigned char>(int)+0x100\n"
+    "=========     by thread (0,0,0) in block (4,0,0)\n"
+    "=========     Saved host backtrace up to driver entry point at kernel launch time\n"
+    f"{DRIVER_FRAME}{TORCH_FRAME}"
+)
+
+
+def failed_call(*frames: str, error: str = "cudaErrorInvalidValue (error 1)", call: str = "cudaEventRecord") -> str:
+    return (
+        f'========= Program hit {error} due to "invalid argument" on CUDA API call to {call}.\n'
+        "=========     Saved host backtrace up to driver entry point at error\n"
+        f"{''.join(frames)}========= \n"
+    )
+
+
+def output(*parts: str, counted: int) -> str:
+    return BANNER + "".join(parts) + f"========= ERROR SUMMARY: {counted} error{'s' * (counted != 1)}\n"
+
+
+OURS = failed_call(DRIVER_FRAME, RUNTIME_FRAME, OUR_FRAME.format(OUR_LIBRARY))
+TORCHS = failed_call(DRIVER_FRAME, TORCH_FRAME, OUR_FRAME.format(OUR_LIBRARY))
+
+
+def test_no_errors_are_clean():
+    assert verdict(output(counted=0), 0)[0] == CLEAN
+
+
+def test_a_bad_access_counts_whoever_launched_the_kernel():
+    code, lines = verdict(output(ACCESS, counted=1), 0)
+    assert code == WRONG
+    assert "by thread (0,0,0) in block (4,0,0)" in "\n".join(lines)
+
+
+def test_a_failed_call_belongs_to_whoever_made_it():
+    """Calls of torch that were made on behalf of a hook of ours are torch's."""
+    ours, torchs = findings(output(OURS, TORCHS, counted=2))
+    assert (ours.call, ours.library, ours.counts) == ("cudaEventRecord", OUR_LIBRARY, True)
+    assert (torchs.library, torchs.counts) == ("/torch/lib/libc10_cuda.so", False)
+    assert verdict(output(TORCHS, TORCHS, counted=2), 0)[0] == CLEAN
+    assert verdict(output(TORCHS, OURS, counted=2), 0)[0] == WRONG
+
+
+def test_torchs_own_module_of_that_name_is_not_ours():
+    frame = OUR_FRAME.format("/site/torch/_C.cpython-312-x86_64-linux-gnu.so")
+    assert verdict(output(failed_call(frame), counted=1), 0)[0] == CLEAN
+
+
+def test_work_that_is_not_done_is_no_error():
+    asked = failed_call(OUR_FRAME.format(OUR_LIBRARY), error="cudaErrorNotReady (error 600)", call="cudaEventQuery")
+    assert verdict(output(asked, counted=1), 0)[0] == CLEAN
+
+
+def test_what_was_not_understood_is_not_clean():
+    code, lines = verdict(output(TORCHS, counted=3), 0)
+    assert code == WRONG
+    assert any("2 findings of the tool were not understood" in line for line in lines)
+
+
+def test_failed_tests_are_not_clean():
+    assert verdict(output(counted=0), 1)[0] == WRONG
+    assert verdict(output("========= Target application returned an error\n", counted=0), 1)[0] == WRONG
+
+
+def test_a_tool_that_did_not_work_checked_nothing():
+    assert verdict("========= Device not supported\n" + output(counted=0), 0)[0] == UNCHECKED
+    assert verdict("", 0)[0] == UNCHECKED
