@@ -13,6 +13,7 @@ Exits with 1 when a situation misses the 1 us, or has calls without a kernel.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -93,7 +94,9 @@ def run_rank(chosen) -> None:
     rank, folder = int(os.environ["RANK"]), chosen.folder
     device = torch.device("cuda", rank)
     torch.cuda.set_device(device)
-    dist.init_process_group("nccl", init_method=f"file://{folder}/store", rank=rank, world_size=2, device_id=device)
+    dist.init_process_group(
+        "nccl", init_method=f"file://{folder.absolute()}/store", rank=rank, world_size=2, device_id=device
+    )
     import wanhook
 
     steps, seconds = Steps(chosen.bytes), []
@@ -136,6 +139,9 @@ def compare(folder: Path, rank: int) -> bool:
     about, true = trace.meta.get("kernel_window"), kineto_kernels(folder / f"kineto-{rank}.json")
     if about is None:
         print(f"rank {rank}: there is no window: {trace.meta.get('notes')}")
+        return False
+    if not len(true):
+        print(f"rank {rank}: there is no kernel of NCCL's in Kineto's export")
         return False
     calls, good = trace.collectives, True
     calls = calls[calls["scope"] == about["scope"]]
@@ -181,7 +187,7 @@ def cost(folders: dict[str, Path]) -> None:
 
 
 def start_ranks(folder: Path, mode: str, chosen) -> int:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     command = [
         sys.executable,
         "-m",
@@ -195,8 +201,11 @@ def start_ranks(folder: Path, mode: str, chosen) -> int:
     ranks = [subprocess.Popen(command, env={**os.environ, **extra, "RANK": str(rank)}) for rank in range(2)]
     deadline = time.monotonic() + TIMEOUT
     try:
-        return max(abs(rank.wait(max(1.0, deadline - time.monotonic()))) for rank in ranks)
-    except subprocess.TimeoutExpired:
+        while time.monotonic() < deadline:
+            codes = [rank.poll() for rank in ranks]
+            if any(codes) or None not in codes:  # one that failed leaves the other waiting for it
+                return int(any(codes))
+            time.sleep(0.1)
         print("the ranks did not end in time")
         return 1
     finally:
@@ -209,19 +218,35 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bytes", type=int, default=4 << 20, help="bytes a rank of each collective")
     parser.add_argument("--folder", type=Path, help="set for the processes of the ranks, which are started from here")
+    parser.add_argument("--keep", type=Path, help="folder for the recordings (default: one that is deleted)")
+    parser.add_argument("--again", type=Path, help="the figures of a folder that was kept; nothing is run")
     chosen = parser.parse_args()
     if chosen.folder is not None:
         run_rank(chosen)
         return 0
-    print(machine.text(machine.describe()))
     with tempfile.TemporaryDirectory(prefix="wanhook-bench-") as made:
-        folders = {mode: Path(made) / mode for mode in ("off", "nccl")}
-        if any(start_ranks(folder, mode, chosen) for mode, folder in folders.items()):
-            return 1
-        good = [compare(folders["nccl"], rank) for rank in range(2)]
-        cost(folders)
-    print("pass" if all(good) else "FAIL")
-    return 0 if all(good) else 1
+        place = chosen.again or chosen.keep or Path(made)
+        folders = {mode: place / mode for mode in ("off", "nccl")}
+        if chosen.again is None:
+            print(machine.text(machine.describe()))
+            failed = [mode for mode, folder in folders.items() if start_ranks(folder, mode, chosen)]
+        else:
+            failed = []
+        return judge(folders, failed)
+
+
+def judge(folders: dict[str, Path], failed: list[str]) -> int:
+    """Print what can be said; what one run lacks does not take the other's figures away."""
+    good = not failed
+    print("".join(f"the run with kernels {mode} failed\n" for mode in failed), end="")
+    for what in (*(functools.partial(compare, folders["nccl"], rank) for rank in range(2)), lambda: cost(folders)):
+        try:
+            good &= what() is not False
+        except Exception as error:
+            print(f"no figures: {type(error).__name__}: {error}")
+            good = False
+    print("pass" if good else "FAIL")
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

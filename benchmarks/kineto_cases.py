@@ -14,7 +14,8 @@ from torch import nn
 
 import wanhook
 
-from .kineto_match import CALIBRATION, Case
+from .kineto_clock import CALIBRATION
+from .kineto_match import Case
 
 OPS = ("all_to_all", "all_to_all_single", "all_gather", "reduce_scatter")
 SIZES = (1 << 16, 1 << 20, 1 << 24, 1 << 28)
@@ -165,10 +166,15 @@ def fsdp_model(version: int, layers: int = 8) -> nn.Module:
 
 
 def run_fsdp(case: Case, model: nn.Module, rounds: int) -> None:
-    """Forwards whose matmuls overlap with the next layer's all_gather."""
-    sample = torch.randn(WIDTH, WIDTH, device="cuda", dtype=torch.bfloat16)
+    """Forwards whose matmuls overlap with the next layer's all_gather. The scope names the case: FSDP's calls have a
+    role of their own."""
+    sample = fsdp_sample()
     with torch.no_grad():
         for _ in range(rounds):
-            with wanhook.trace("forward", level="block"), wanhook.role(case.role):
+            with wanhook.trace(case.role, level="block"):
                 model(sample)
     torch.cuda.synchronize()
+
+
+def fsdp_sample() -> torch.Tensor:
+    return torch.randn(WIDTH, WIDTH, device="cuda", dtype=torch.bfloat16)

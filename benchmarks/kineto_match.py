@@ -14,10 +14,12 @@ from wanhook.analysis.span_classes import classify, correction, pair_cost
 from wanhook.tracefile.format import SpanClass
 from wanhook.tracefile.model import Trace, load
 
-CALIBRATION = "calibration"
+from .kineto_clock import Shift, by_calibrations, by_kernels
+
 MOST = 2_000.0  # ns that busy-alone durations may differ from Kineto's, in the median, after correction
 LEAST_INSIDE = 0.95
 NEAR = 20_000_000  # ns between a span and its kernel; beyond it the join is wrong
+END_BEFORE, END_AFTER = 200_000, 50_000  # ns before and after the end of an interval in which its kernel can end
 FAR_AHEAD = -1_000_000  # ns of a gap to the kernel before that count as none
 
 
@@ -38,7 +40,7 @@ class Case:
     @classmethod
     def of(cls, role: str) -> Case | None:
         parts = role.split("|")
-        return cls(*parts[:4], int(parts[4])) if len(parts) == 5 else None
+        return cls(*parts[:4], int(parts[4])) if len(parts) == 5 and parts[4].isdigit() else None
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,26 @@ class Kernels:
         return np.flatnonzero(np.isin(self.name, [at for at, name in enumerate(self.names) if part in name]))
 
 
+def by_ends(ends: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """For each interval's end (int64[n], ns) the kernel whose stop (int64[m]) is nearest to it, each kernel once: the
+    end event stands right behind the kernel. -1 (int64[n]) where none is near."""
+    met = np.full(len(ends), -1, np.int64)
+    order = np.argsort(stops, kind="stable")
+    ordered, free = stops[order], np.ones(len(stops), bool)
+    for at in np.argsort(ends, kind="stable").tolist():
+        low, high = np.searchsorted(ordered, [ends[at] - END_BEFORE, ends[at] + END_AFTER])
+        near = np.arange(low, high)[free[low:high]]
+        if len(near):
+            best = near[np.abs(ordered[near] - ends[at]).argmin()]
+            met[at], free[best] = order[best], False
+    return met
+
+
 ROWS = np.dtype([
     ("case", "i4"), ("rank", "i4"), ("session", "i4"), ("span_class", "u1"), ("begin", "i8"), ("end", "i8"),
     ("called", "i8"), ("returned", "i8"), ("start", "i8"), ("stop", "i8"), ("begin_slack", "i8"), ("end_slack", "i8"),
     ("correction", "i8"), ("idle_before", "i8"), ("beside", "i8"),
+    ("shift", "f8"),
 ])  # fmt: skip
 
 
@@ -89,29 +107,11 @@ def beside(kernels: Kernels, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return length, gap
 
 
-def clock_shift(trace: Trace, kernels: Kernels, session: int) -> tuple[float, float]:
-    """Between which two values Kineto's times minus wanhook's Unix times lie, in ns: each calibration kernel ran inside
-    its scope's interval. (nan, nan) where the session has none."""
-    scopes = trace.scopes[(trace.scopes["name"] == trace.strings.index(CALIBRATION)) & (trace.scopes["gpu_begin"] >= 0)]
-    begin, end = (trace.clock.to_realtime(scopes[name]) for name in ("gpu_begin", "gpu_end"))
-    spins = kernels.named("spin_kernel")
-    spins = spins[kernels.session[spins] == session]
-    if not len(spins) or not len(scopes):
-        return float("nan"), float("nan")
-    at = np.clip(np.searchsorted(kernels.start[spins], begin - 15_000), 0, len(spins) - 1)
-    start, stop = kernels.start[spins[at]], kernels.end[spins[at]]
-    same = np.abs(start - begin) < 15_000
-    if not same.any():
-        return float("nan"), float("nan")
-    return float((stop - end)[same].max()), float((start - begin)[same].min())
-
-
 def join(trace: Trace, kernels: Kernels, known: dict[str, int]) -> tuple[np.ndarray, list[str], list[dict]]:
-    """(ROWS[n] of one rank, what could not be joined, the clock's shift in each session). `known`: case -> number."""
+    """(ROWS[n] of one rank, what could not be joined, the clocks' bounds at each calibration). `known`: the number of a
+    case."""
     classify(trace)
-    calls, less = trace.collectives, correction(trace)
-    role = np.array([known.setdefault(text, len(known)) if Case.of(text) else -1 for text in trace.strings])
-    number = role[calls["role"]]
+    calls, less, number = trace.collectives, correction(trace), case_numbers(trace, known)
     calls, less, number = calls[number >= 0], less[number >= 0], number[number >= 0]
     begin = trace.clock.to_realtime(np.where(calls["gpu_begin"] >= 0, calls["gpu_begin"], calls["begin"]))
     nccl = kernels.named("nccl")
@@ -125,13 +125,40 @@ def join(trace: Trace, kernels: Kernels, known: dict[str, int]) -> tuple[np.ndar
         timed = calls["gpu_begin"][inside] >= 0
         if len(inside) != len(own) or (np.abs(begin[inside] - kernels.start[own])[timed] > NEAR).any():
             problems.append(f"session {session}: {len(inside)} calls and {len(own)} kernels are not the same calls")
-            continue
-        least, most = clock_shift(trace, kernels, session)
-        shifts.append({"session": session, "least_ns": least, "most_ns": most})
+            inside = inside[timed]
+            met = by_ends(trace.clock.to_realtime(calls["gpu_end"][inside]), kernels.end[own])
+            inside, own = inside[met >= 0], own[met[met >= 0]]
         part = _rows(trace, calls[inside], kernels, own)
         part["case"], part["session"], part["correction"] = number[inside], session, less[inside]
-        rows.append(part[calls["gpu_begin"][inside] >= 0])
+        part = part[calls["gpu_begin"][inside] >= 0]
+        coarse = int(np.median(part["stop"] - part["end"])) if len(part) else 0
+        bounds = by_calibrations(trace, kernels, session, coarse)
+        if not len(bounds) and len(part):
+            problems.append(f"session {session}: no calibration; the clocks are compared by the kernels themselves")
+            bounds = by_kernels(part)
+        part["shift"] = Shift(bounds[:, 0], bounds[:, 1:].mean(axis=1))(part["end"])
+        rows.append(part)
+        shifts += [{"session": session, "least_ns": int(least), "most_ns": int(most)} for _, least, most in bounds]
     return np.concatenate([np.empty(0, ROWS), *rows]), problems, shifts
+
+
+def case_numbers(trace: Trace, known: dict[str, int]) -> np.ndarray:
+    """The case of each collective (int64[n], -1 for none), numbered as in `known`, which grows. Its role names it, or
+    a scope that it is in: FSDP's calls have a role of their own."""
+    calls = trace.collectives
+
+    def numbers(parts_of: list[list[str]]) -> np.ndarray:
+        named = [next((part for part in parts if Case.of(part)), None) for parts in parts_of]
+        return np.array([-1 if one is None else known.setdefault(one, len(known)) for one in [*named, None]], np.int64)
+
+    by_role = numbers([[text] for text in trace.strings])[calls["role"]]
+    by_path = numbers([path.split("/") for path in trace.paths])[calls["path"]]  # -1 is the last: no case
+    return np.where(by_role >= 0, by_role, by_path)
+
+
+def _widest(rows: np.ndarray) -> tuple[float, float]:
+    """Between which two values the clocks' difference lies, each kernel having run inside its interval."""
+    return float((rows["stop"] - rows["end"]).max()), float((rows["start"] - rows["begin"]).min())
 
 
 def _rows(trace: Trace, calls: np.ndarray, kernels: Kernels, own: np.ndarray) -> np.ndarray:
@@ -147,12 +174,13 @@ def _rows(trace: Trace, calls: np.ndarray, kernels: Kernels, own: np.ndarray) ->
     return out
 
 
-def figures(rows: np.ndarray, shift: np.ndarray) -> dict:
-    """What some spans come to; differences are ours - Kineto's. `shift`: Kineto's clock - ours (float64[n], ns)."""
+def figures(rows: np.ndarray) -> dict:
+    """What some spans come to; differences are ours - Kineto's."""
     lasted, kernel = rows["end"] - rows["begin"], rows["stop"] - rows["start"]
-    start, stop = rows["start"] - shift, rows["stop"] - shift
-    starts_inside = (start >= rows["begin"]) & (start <= rows["begin"] + rows["begin_slack"])
-    ends_inside = (stop >= rows["end"] - rows["end_slack"]) & (stop <= rows["end"])
+    start, stop = rows["start"] - rows["begin"] - rows["shift"], rows["stop"] - rows["end"] - rows["shift"]
+    # Differences first: a float cannot hold a Unix time to the ns.
+    starts_inside = (start >= 0) & (start <= rows["begin_slack"])
+    ends_inside = (stop >= -rows["end_slack"]) & (stop <= 0)
     names = {int(value): value.name.lower() for value in SpanClass}
     kinds, counts = np.unique(rows["span_class"], return_counts=True)
     return {
@@ -162,8 +190,8 @@ def figures(rows: np.ndarray, shift: np.ndarray) -> dict:
         "kernel_beside": float(np.median(rows["beside"] / np.maximum(kernel, 1))),
         "difference_ns": _three(lasted - kernel),
         "corrected_ns": float(np.median(lasted - rows["correction"] - kernel)),
-        "start_ns": _three(rows["begin"] - start),
-        "end_ns": _three(rows["end"] - stop),
+        "start_ns": _three(-start),
+        "end_ns": _three(-stop),
         "start_inside": float(starts_inside.mean()),
         "end_inside": float(ends_inside.mean()),
         "start_width_ns": float(np.median(rows["begin_slack"])),
@@ -181,18 +209,19 @@ def _three(values: np.ndarray) -> list[float]:
 def analyse(folder: Path) -> dict:
     """All figures of a run: by case, by class, and the verdict."""
     known: dict[str, int] = {}
-    tables, problems, shifts, pairs = [], [], {}, []
+    tables, problems, clocks, pairs = [], [], [], []
     for trace in load(folder).traces:
-        rows, wrong, found = join(trace, Kernels.read(folder / f"kernels-rank{trace.rank}.npz"), known)
+        kernels = folder / f"kernels-rank{trace.rank}.npz"
+        if not kernels.exists():
+            problems.append(f"rank {trace.rank}: {kernels.name} is missing")
+            continue
+        rows, wrong, found = join(trace, Kernels.read(kernels), known)
         tables.append(rows)
         pairs += _pair_costs(trace)
         problems += [f"rank {trace.rank}: {what}" for what in wrong]
-        shifts |= {(trace.rank, each["session"]): each for each in found}
+        clocks += [{"rank": trace.rank, **each} for each in found]
     rows = np.concatenate([np.empty(0, ROWS), *tables])
-    middle = {key: (each["least_ns"] + each["most_ns"]) / 2 for key, each in shifts.items()}
-    shift = np.array([middle[key] for key in zip(rows["rank"].tolist(), rows["session"].tolist(), strict=True)])
-    clocks = [{"rank": rank, **each} for (rank, _), each in shifts.items()]
-    return {"clocks": clocks, "pairs": pairs, "problems": problems, **_judge(rows, shift, known)}
+    return {"clocks": clocks, "pairs": pairs, "problems": problems, **_judge(rows, known)}
 
 
 def _pair_costs(trace: Trace) -> list[dict]:
@@ -203,18 +232,18 @@ def _pair_costs(trace: Trace) -> list[dict]:
     ]
 
 
-def _judge(rows: np.ndarray, shift: np.ndarray, known: dict[str, int]) -> dict:
+def _judge(rows: np.ndarray, known: dict[str, int]) -> dict:
     """Figures of each case and of each class, and the verdict; "unseen" cases are shown and not judged."""
     cases = {role: Case.of(role) for role in known}
     inside = {role: rows["case"] == at for role, at in known.items()}
     seen = ~np.isin(rows["case"], [at for role, at in known.items() if cases[role].situation.startswith("unseen")])
     by_class = {
-        value.name.lower(): figures(rows[own], shift[own])
+        value.name.lower(): figures(rows[own])
         for value in SpanClass
         if (own := seen & (rows["span_class"] == value)).any()
     }
     return {
-        "cases": [asdict(cases[role]) | figures(rows[own], shift[own]) for role, own in inside.items() if own.any()],
+        "cases": [asdict(cases[role]) | figures(rows[own]) for role, own in inside.items() if own.any()],
         "classes": by_class,
         "untimed": [role for role, own in inside.items() if not own.any()],
         "verdict": verdict(by_class),

@@ -5,22 +5,27 @@
 
 Each case is an op, sync or async, on the compute or a side stream, busy, idle or beside other work, of some size; then
 FSDP's forward. Prints, by case: the class that was decided, how far durations, starts and ends lie from Kineto's, and
-the share of spans whose bounds hold Kineto's start and end. DIR keeps the traces, Kineto's kernels and matrix.json.
+the share of spans whose bounds hold Kineto's start and end. DIR keeps the traces, Kineto's kernels, matrix.json and
+matrix.txt. A case that fails is named and left out. What a run that broke off has left can be looked at with --again.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
+import functools
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
+from . import kineto_window
 from .kineto_match import Case, analyse
 
 CALLS = 30
+OFTEN = 8  # cases between two calibrations
+SETTLING = 2.0  # seconds of an idle GPU after the start, in which the event pair is measured
 
 
 def parse() -> argparse.Namespace:
@@ -34,44 +39,29 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def kineto_rows(profiler) -> list[tuple[str, int, int, int]]:
-    """(name, stream, start, end) of each GPU activity. The raw events: torch's own event tree takes minutes."""
-    from torch.autograd import DeviceType
-
-    events = profiler.profiler.kineto_results.events()
-    return [
-        (event.name(), event.device_resource_id(), event.start_ns(), event.start_ns() + event.duration_ns())
-        for event in events
-        if event.device_type() == DeviceType.CUDA and event.duration_ns() > 0
-        # Annotations cover kernels and are none.
-        and not event.is_user_annotation() and not event.name().startswith("nccl:")
-    ]  # fmt: skip
-
-
 class Sessions:
-    """Kineto's windows within one recording, and what they saw."""
+    """Kineto's windows within one recording, and what they saw. `path`: written after each of them, so that what was
+    measured outlives a later case that ends the process."""
 
-    def __init__(self):
+    def __init__(self, path: Path):
+        self._path = path
         self._rows: list[tuple[int, str, int, int, int]] = []
         self._count = 0
 
-    def run(self, work) -> None:
+    def run(self, *works: tuple[str, Callable[[], object]]) -> None:
+        """Do each work, named for what is said when it fails; a failed one does not keep others from being done."""
         import torch
-        from torch.profiler import ProfilerActivity, profile
 
-        with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
-            work()
+        with kineto_window.CudaWindow() as window:
+            for name, work in works:
+                try:
+                    work()
+                except Exception as error:
+                    print(f"FAILED {name}: {type(error).__name__}: {error}", flush=True)
             torch.cuda.synchronize()
-        self._rows += [(self._count, *row) for row in kineto_rows(profiler)]
+        self._rows += [(self._count, *row) for row in window.rows]
         self._count += 1
-
-    def save(self, path: Path) -> None:
-        sessions, names, streams, starts, ends = zip(*self._rows, strict=True)
-        known = sorted(set(names))
-        number = {name: at for at, name in enumerate(known)}
-        columns = {"session": sessions, "stream": streams, "start": starts, "end": ends}
-        arrays = {key: np.array(values, np.int64) for key, values in columns.items()}
-        np.savez_compressed(path, names=np.array(known), name=np.array([number[name] for name in names]), **arrays)
+        kineto_window.save(self._path, self._rows)
 
 
 def record(chosen: argparse.Namespace) -> None:
@@ -84,6 +74,8 @@ def record(chosen: argparse.Namespace) -> None:
     from . import kineto_cases
 
     rank = int(os.environ["RANK"])
+    # A case that fails on one rank alone leaves the others waiting in it.
+    faulthandler.dump_traceback_later(chosen.seconds + 120, exit=True)
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl", device_id=torch.device("cuda", torch.cuda.current_device()))
     bench = kineto_cases.Bench(chosen.calls)
@@ -91,25 +83,32 @@ def record(chosen: argparse.Namespace) -> None:
     models = {version: kineto_cases.fsdp_model(version) for version in (1, 2)}
     for case in kineto_cases.cases(ops, sizes[:1]):
         bench.call(case)()
-    for version, model in models.items():
-        kineto_cases.run_fsdp(fsdp_case(version), model, 1)
+    for model in models.values():
+        with torch.no_grad():  # no scope: outside of a recording it would begin one
+            model(kineto_cases.fsdp_sample())
     torch.cuda.synchronize()
+    kineto_window.warm_up()
     wanhook.start(chosen.out)
-    sessions, began = Sessions(), time.monotonic()
+    time.sleep(SETTLING)
+    sessions, began = Sessions(chosen.out / f"kernels-rank{rank}.npz"), time.monotonic()
+    calibration = ("calibration", bench.calibrate)
+    for version, model in models.items():
+        case = fsdp_case(version)
+        sessions.run(calibration, (case.role, functools.partial(kineto_cases.run_fsdp, case, model, 4)), calibration)
     for op in ops:
-        own = list(kineto_cases.cases((op,), sizes))
         late = torch.tensor([time.monotonic() - began > chosen.seconds], device="cuda", dtype=torch.int32)
         dist.all_reduce(late)
         if late.item():
+            print(f"rank {rank}: no time was left from {op} on", flush=True)
             break
-        sessions.run(lambda own=own: (bench.calibrate(), [bench.run(case) for case in own]))
-    for version, model in models.items():
-        work = lambda v=version, m=model: (bench.calibrate(), kineto_cases.run_fsdp(fsdp_case(v), m, 4))  # noqa: E731
-        sessions.run(work)
+        own = [(case.role, functools.partial(bench.run, case)) for case in kineto_cases.cases((op,), sizes)]
+        works = [each for at, one in enumerate(own) for each in ([one] if at % OFTEN else [calibration, one])]
+        sessions.run(*works, calibration)
+        print(f"rank {rank}: {op} done after {time.monotonic() - began:.0f} s", flush=True)
     wanhook.stop(wait=10)
-    sessions.save(chosen.out / f"kernels-rank{rank}.npz")
     dist.barrier()
     dist.destroy_process_group()
+    faulthandler.cancel_dump_traceback_later()
 
 
 def fsdp_case(version: int) -> Case:
@@ -127,9 +126,10 @@ def text(found: dict) -> str:
         name = f"{case['op']} {case['mode']} {case['stream']} {case['situation']} {size}"
         lines.append(f"{name:<60} {line(case)}")
     lines += [f"{'all of class ' + name:<60} {line(each)}" for name, each in found["classes"].items()]
-    for each in found["clocks"]:
-        low, high = each["least_ns"] / 1e3, each["most_ns"] / 1e3
-        lines.append(f"rank {each['rank']} session {each['session']}: Kineto's clock - ours {low:.1f} to {high:.1f}")
+    for rank, session in dict.fromkeys((each["rank"], each["session"]) for each in found["clocks"]):
+        own = [each for each in found["clocks"] if (each["rank"], each["session"]) == (rank, session)]
+        bounds = [f"{each['least_ns'] / 1e3:.1f}..{each['most_ns'] / 1e3:.1f}" for each in own]
+        lines.append(f"rank {rank} session {session}: Kineto's clock - ours, at each calibration: {' '.join(bounds)}")
     for each in found["pairs"]:
         source = f"measured, of {each['timed']}" if each["measured"] else f"assumed; timed {each['timed']}"
         lines.append(f"rank {each['rank']}: an event pair costs {each['ns'] / 1e3:.2f}: {source}")
@@ -163,8 +163,10 @@ def main() -> int:
     folder = chosen.again or chosen.out
     found = analyse(folder)
     (folder / "matrix.json").write_text(json.dumps(found, indent=1))
+    (folder / "matrix.txt").write_text(text(found) + "\n")
     print(text(found), flush=True)
-    return int(not all(each["passed"] for each in found["verdict"]) or bool(found["problems"]))
+    failed = not found["cases"] or not all(each["passed"] for each in found["verdict"])
+    return int(failed or bool(found["problems"]))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Are start times at the end of a long run as exact as at its beginning? `python -m benchmarks.long_run [--minutes 10]`
 
+`--keep DIR` leaves the trace and what was measured beside it; `--again DIR` makes the figures of them, without a GPU.
+
 One GPU. Every 10 ms a scope begins on an idle stream, between two readings of the host's clock: before it, and once an
 event right behind its begin was seen. These brackets are independent of the recorder's anchors. Kineto watches one
 second at the beginning and one at the end. Prints by minute where the scopes' begins lie in the tightest brackets, and
@@ -17,6 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from . import kineto_window
+
+MEASURED = "measured.json"
 EVERY = 0.01  # seconds
 WINDOW = 1.0  # seconds that Kineto watches
 PARTS = 10
@@ -39,30 +44,36 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument("--keep", type=Path, help="folder for the recording (default: one that is deleted)")
+    parser.add_argument("--again", type=Path, help="the figures of a folder that was kept; nothing is run")
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = figures(*measure(Path(folder), chosen.minutes * 60))
+    with tempfile.TemporaryDirectory() as made:
+        folder = chosen.again or chosen.keep or Path(made)
+        if chosen.again is None:
+            measure(folder, chosen.minutes * 60)
+        found = figures(*read(folder))
     print(text(found), flush=True)
     if chosen.out:
         chosen.out.write_text(json.dumps(found, indent=1))
     return int(not found["passed"])
 
 
-def measure(folder: Path, seconds: float):
-    """(trace, brackets of the scopes called "tick", int64[n, 2], Kineto's kernel starts by window in Unix ns)."""
+def measure(folder: Path, seconds: float) -> None:
+    """Leaves the trace and MEASURED in the folder: before and after the begin of each scope called "tick", host ns, and
+    Kineto's kernel starts by window, Unix ns."""
     import torch
 
     import wanhook
 
+    folder.mkdir(parents=True, exist_ok=True)
     vector = torch.zeros(1 << 20, device="cuda")
     vector.add_(1)
     torch.cuda.synchronize()
-    with watched():  # the first window of a process takes seconds to open
-        vector.add_(1)
+    kineto_window.warm_up()
     wanhook.start(folder)
     began = time.monotonic()
     kineto = {"begin": kernels(vector, "begin")}
-    brackets = []
+    brackets: list[tuple[int, int]] = []
     due = time.monotonic()
     while due < began + seconds - 2 * WINDOW:
         brackets.append(bracketed_scope(vector))
@@ -70,7 +81,15 @@ def measure(folder: Path, seconds: float):
         time.sleep(max(0.0, due - time.monotonic()))
     kineto["end"] = kernels(vector, "end")
     wanhook.stop(wait=10)
-    return wanhook.load(folder).traces[0], np.array(brackets, np.int64), kineto
+    (folder / MEASURED).write_text(json.dumps({"brackets": brackets, "kineto": kineto}))
+
+
+def read(folder: Path):
+    """(trace, brackets of the scopes called "tick", int64[n, 2], Kineto's kernel starts by window in Unix ns)."""
+    from wanhook.tracefile.model import load
+
+    measured = json.loads((folder / MEASURED).read_text())
+    return load(folder).traces[0], np.array(measured["brackets"], np.int64), measured["kineto"]
 
 
 def bracketed_scope(vector) -> tuple[int, int]:
@@ -91,19 +110,13 @@ def bracketed_scope(vector) -> tuple[int, int]:
     return before, after
 
 
-def watched():
-    from torch.profiler import ProfilerActivity, profile
-
-    return profile(activities=[ProfilerActivity.CUDA], acc_events=True)
-
-
 def kernels(vector, name: str) -> list[int]:
     """Scopes called `name` around one kernel each, back to back behind a busy stretch; Kineto's starts, Unix ns."""
     import torch
 
     import wanhook
 
-    with watched() as profiler:
+    with kineto_window.CudaWindow() as window:
         until = time.monotonic() + WINDOW
         while time.monotonic() < until:
             torch.cuda._sleep(400_000)  # the host is ahead of the stream: begin event and kernel lie side by side
@@ -111,8 +124,7 @@ def kernels(vector, name: str) -> list[int]:
                 vector.add_(1)
             torch.cuda.synchronize()
             time.sleep(EVERY)
-    events = profiler.profiler.kineto_results.events()
-    return sorted(event.start_ns() for event in events if "elementwise" in event.name())
+    return sorted(start for named, _stream, start, _end in window.rows if "elementwise" in named)
 
 
 def figures(trace, brackets: np.ndarray, kineto: dict[str, list[int]]) -> dict:

@@ -106,9 +106,9 @@ def measure(folder: Path, block: Callable[[], None], delay: Callable[[], None], 
         for _ in range(steps):
             step(block, delay)
     wanhook.stop(wait=10)
-    (found,) = perturbations(wanhook.load(folder).traces)
+    found = perturbations(wanhook.load(folder).traces)
     shutil.rmtree(folder)
-    return found
+    return found[0] if len(found) == 1 else None
 
 
 def parse() -> argparse.Namespace:
@@ -144,6 +144,10 @@ def main() -> int:
         sort = "planted" if number % 2 else "clean"
         folder = Path(tempfile.mkdtemp(prefix="wanhook-perturbation-"))
         result = measure(folder, block, delay if sort == "planted" else lambda: None, chosen.steps)
+        if result is None:  # counts as wrong
+            found[sort].append(sort == "clean")
+            print(f"{sort:<9}the recording has no figure", flush=True)
+            continue
         found[sort].append(result.found)
         change = signed(result.time) if result.time else "too few pairs"
         print(f"{sort:<9}{result.clock:<6}{result.pairs:>6}  {change:<30}{'yes' if result.found else 'no'}", flush=True)
