@@ -20,6 +20,7 @@ from .kineto_match import Case
 OPS = ("all_to_all", "all_to_all_single", "all_gather", "reduce_scatter")
 SIZES = (1 << 16, 1 << 20, 1 << 24, 1 << 28)
 MODES = ("sync", "async")
+KEPT = "kept"  # synchronous, in a group that keeps NCCL's events since an asynchronous call
 STREAMS = ("compute", "side")
 SITUATIONS = ("busy", "idle", "matmul", "elementwise")
 UNSEEN = "unseen matmul"  # no scope tells of the work beside: what wanhook cannot know, shown and not judged
@@ -48,6 +49,8 @@ def cases(ops: tuple[str, ...], sizes: tuple[int, ...]) -> Iterator[Case]:
     for op in ops:
         for size, mode, stream, situation in product(sizes, MODES, STREAMS, SITUATIONS):
             yield Case(op, mode, stream, situation, size)
+        for stream, situation in product(STREAMS, SITUATIONS):
+            yield Case(op, KEPT, stream, situation, 1 << 20)
         for stream in STREAMS:
             yield Case(op, "sync", stream, UNSEEN, 1 << 20)
 
@@ -66,6 +69,7 @@ class Bench:
     def __init__(self, calls: int):
         self.calls = calls
         self.world = dist.get_world_size()
+        self.asynchronous = dist.new_group()
         self.streams = {"compute": torch.cuda.current_stream(), "side": torch.cuda.Stream()}
         self._source = torch.zeros(max(SIZES), dtype=torch.uint8, device="cuda")
         self._result = torch.zeros_like(self._source)
@@ -94,17 +98,18 @@ class Bench:
     def call(self, case: Case) -> Callable[[], object]:
         """The collective of a case, ready to be called; it returns a Work when it is asynchronous."""
         whole, part = slice(0, case.size), slice(0, case.size // self.world)
-        source, result, later = self._source, self._result, case.mode == "async"
+        source, result = self._source, self._result
+        group = dist.group.WORLD if case.mode == "sync" else self.asynchronous
+        how = {"group": group, "async_op": case.mode == "async"}
         if case.op == "all_to_all":
             parts = [list(tensor[whole].chunk(self.world)) for tensor in (result, source)]
-            return lambda: dist.all_to_all(*parts, async_op=later)
+            return lambda: dist.all_to_all(*parts, **how)
         if case.op == "all_to_all_single":
-            return functools.partial(dist.all_to_all_single, result[whole], source[whole], async_op=later)
+            return functools.partial(dist.all_to_all_single, result[whole], source[whole], **how)
         if case.op == "all_gather":
-            return functools.partial(dist.all_gather_into_tensor, result[whole], source[part], async_op=later)
+            return functools.partial(dist.all_gather_into_tensor, result[whole], source[part], **how)
         return functools.partial(
-            dist.reduce_scatter_tensor, result[part].view(torch.float32), source[whole].view(torch.float32),
-            async_op=later)  # fmt: skip
+            dist.reduce_scatter_tensor, result[part].view(torch.float32), source[whole].view(torch.float32), **how)  # fmt: skip
 
     def run(self, case: Case) -> None:
         call = self.call(case)
