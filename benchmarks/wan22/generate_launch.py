@@ -23,6 +23,7 @@ from .sizes import SIZES
 _ROOT = Path(__file__).resolve().parents[2]
 STEPS = 4
 _GRACE = 45.0  # seconds: torchrun gives its ranks 30 of them
+_PREFIX = re.compile(r"\[default\d+\]:")
 _PROGRESS = re.compile(r"[^\r\n]*\d+%\|[^\r\n]*?\[[^\]\r\n]*\]")
 # c10d's threads complain, or not, when another rank has left first.
 _RACES = re.compile(r"TCPStore|HeartbeatMonitor|socket\.cpp|^frame #|^Exception raised from")
@@ -60,7 +61,7 @@ class Ended:
         bars, times masked."""
         files = sorted(self.directory.glob(f"logs/*/attempt_0/*/{stream}.log"))
         order = sorted if stream == "stderr" else list
-        return {file.parent.name: order(_lines(file)) for file in files}
+        return {file.parent.name: order(_lines(file, self.directory)) for file in files}
 
     def last_words(self, lines: int = 25) -> str:
         """The end of stderr of every rank and of the launcher, as it is."""
@@ -70,16 +71,16 @@ class Ended:
 
     def of_console(self, stream: str) -> list[str]:
         """Lines of all ranks and of the launcher, sorted."""
-        return sorted(_lines(self.directory / stream))
+        return sorted(_lines(self.directory / stream, self.directory))
 
 
-def _lines(file: Path) -> list[str]:
-    text = _PROGRESS.sub("", file.read_text(errors="replace").replace("\r", "\n"))
+def _lines(file: Path, directory: Path) -> list[str]:
+    # torchrun may come upon half a line: its prefix then stands in the middle.
+    text = _PREFIX.sub("", file.read_text(errors="replace")).replace("\r", "\n")
+    text = _PROGRESS.sub("", text).replace(str(directory), "HERE")
     for pattern, word in _MASKS:
         text = pattern.sub(word, text)
-    # What is left of a progress bar on the console is the rank's prefix.
-    kept = (line.rstrip() for line in text.splitlines() if re.sub(r"^\[\w+\]:", "", line).strip())
-    return [line for line in kept if not _RACES.search(line)]
+    return [line.rstrip() for line in text.splitlines() if line.strip() and not _RACES.search(line)]
 
 
 def launch(arguments: Namespace, task: str, name: str, *, record: bool, broken: str = "") -> Ended:
@@ -125,6 +126,16 @@ def _command(arguments: Namespace, task: str) -> list[str]:
         *(word for pair in own.items() for word in pair),
         *together,
     ]
+
+
+def has_terminals() -> bool:
+    """Whether ^C can be tried on this machine."""
+    try:
+        for end in os.openpty():
+            os.close(end)
+    except OSError:
+        return False
+    return True
 
 
 def _terminal(stack: contextlib.ExitStack) -> tuple[int, str]:

@@ -54,7 +54,10 @@ def judge_recording(recorded: Ended, task: str, size: Size, ranks: int) -> list[
     """Every scope, argument and role with the count that Wan's code implies, on every rank."""
     import wanhook
 
-    run = wanhook.load(recorded.recording)
+    try:
+        run = wanhook.load(recorded.recording)
+    except (OSError, wanhook.TraceFormatError) as error:
+        return [Verdict("recordings whole", False, str(error))]
     problems = list(run.problems) + [note for trace in run for note in trace.meta.get("notes", [])]
     problems += [f"rank {trace.rank} has dropped {trace.health.dropped}" for trace in run if trace.health.dropped]
     problems += [f"{len(run.traces)} traces of {ranks} ranks"] * (len(run.traces) != ranks)
@@ -136,7 +139,7 @@ def judge_break(how: str, bare: Ended, recorded: Ended, ranks: int) -> Verdict:
     reached = min(len(bare.reached()), len(recorded.reached()))
     try:
         files = len(wanhook.load(recorded.recording).traces)
-    except (OSError, ValueError) as error:
+    except (OSError, wanhook.TraceFormatError) as error:
         return Verdict(BREAKS[how], False, f"exit statuses {statuses}: {error}")
     right = statuses[0] == statuses[1] and statuses[0] not in (0, None) and files == ranks and reached == broken
     told = f"exit statuses {statuses}, {files} ranks' recordings, {reached} of {broken} ranks came to the break"

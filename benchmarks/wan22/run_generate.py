@@ -18,11 +18,12 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from .check_real_run import announce
-from .generate_launch import BREAKS, Ended, launch, prepare
+from .generate_launch import BREAKS, Ended, has_terminals, launch, prepare
 from .generate_verdicts import judge_break, judge_pair, judge_recording
 from .sizes import SIZES
 from .verdicts import Verdict
@@ -56,7 +57,7 @@ class Launches:
         name = "-".join(filter(None, (how, "recorded" if record else "bare")))
         return self._pool.submit(launch, self._arguments, self._task, name, record=record, broken=how)
 
-    def pairs(self) -> list[tuple[str, Ended, Ended]]:
+    def pairs(self) -> Iterator[tuple[str, Ended, Ended]]:
         """How each pair was broken ("" is not at all), the bare launch, the recorded one; as they end."""
         return ((how, bare.result(), recorded.result()) for how, (bare, recorded) in self._pairs.items())
 
@@ -94,6 +95,9 @@ def main() -> int:
     arguments = parse()
     if arguments.wan is None:
         raise SystemExit("name a checkout of Wan with --wan or WAN22_REPO")
+    if "ctrl-c" in arguments.breaks and not has_terminals():
+        announce([Verdict(BREAKS["ctrl-c"], None, "no pseudo-terminal can be had here")])
+        arguments.breaks.remove("ctrl-c")
     arguments.wan, arguments.work = arguments.wan.resolve(), arguments.work.resolve()
     with ThreadPoolExecutor(max(arguments.at_once, 1)) as pool:
         results = [check(arguments, task, pool) for task in arguments.task]

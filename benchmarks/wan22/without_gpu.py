@@ -105,15 +105,28 @@ def patch_start() -> None:
 
 
 def _import_xfuser() -> None:
-    """xfuser leaves sequence parallelism out where it sees no GPU while it is imported; float32 as all the rest."""
+    """xfuser leaves sequence parallelism out where it sees no GPU while it is imported, some of it by the first
+    attention; float32 as all the rest."""
     if "wan.distributed.util" in sys.modules or importlib.util.find_spec("xfuser") is None:
         return
+    with _gpu_seen():
+        parallel = importlib.import_module("wan.distributed.xdit_context_parallel")
+    parallel.usp_attn_forward.__defaults__ = (torch.float32,)
+    construct = parallel.xFuserLongContextAttention.__init__
+
+    def init(self, *args, **kwargs):
+        with _gpu_seen():
+            construct(self, *args, **kwargs)
+
+    parallel.xFuserLongContextAttention.__init__ = init
+
+
+@contextmanager
+def _gpu_seen():
     answers = {"is_available": lambda: True, "current_device": lambda: 0, "get_device_name": lambda *_unused: "none"}
     originals = {name: getattr(torch.cuda, name) for name in answers}
     vars(torch.cuda).update(answers)
     try:
-        parallel = importlib.import_module("wan.distributed.xdit_context_parallel")
-        importlib.import_module("xfuser.core.long_ctx_attention.ring")  # else the first attention would
+        yield
     finally:
         vars(torch.cuda).update(originals)
-    parallel.usp_attn_forward.__defaults__ = (torch.float32,)
