@@ -54,6 +54,18 @@ def scopes(task: str, size: Size, steps: int, ranks: int) -> dict[str, int]:
     return {path: count for path, count in found.items() if count}
 
 
+def arguments(task: str, size: Size, steps: int) -> dict[tuple[str, str, object], int]:
+    """How often a scope carries a value of an argument: (scope, argument, value). Four steps of A14B begin with the
+    expert for high noise, and every forward calls every block once."""
+    found: dict = {("denoise_step", "step", step): 1 for step in range(steps)}
+    found |= {("dit_forward", "cond", cond): steps for cond in (True, False)}
+    found |= {("block", "index", index): 2 * steps for index in range(size.layers)}
+    if models(task) == 2:
+        found |= {("load_dit", "expert", expert): 1 for expert in ("low_noise", "high_noise")}
+        found["expert_switch", "expert", "low_noise"] = 1
+    return found
+
+
 def collectives(task: str, size: Size, steps: int, ranks: int) -> dict[str, int]:
     """Collectives by role; nothing is exchanged by a rank that is alone."""
     if ranks == 1:

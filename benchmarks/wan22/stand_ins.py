@@ -36,16 +36,18 @@ def _insert(name: str, **attributes) -> None:
     sys.modules[name] = module
 
 
-def import_xfuser() -> None:
-    """Import xfuser (Wan2.1 goes through it on several GPUs) where it is installed, before the stand-in for flash_attn
-    is inserted, which it would take for the whole package; without flash_attn its attention becomes torch's own."""
-    if importlib.util.find_spec("xfuser") is None or not torch.cuda.is_available():
+def choose_attention_of_xfuser() -> None:
+    """Wan2.1 goes through xfuser on several GPUs; where flash_attn is missing, its attention becomes torch's own.
+
+    Call it before `import_wan`. xfuser itself is left to Wan's generate.py, which imports it after Wan: it takes the
+    chooser from yunchang, and finds that the stand-in for flash_attn is no package.
+    """
+    if importlib.util.find_spec("yunchang") is None or importlib.util.find_spec("flash_attn") is not None:
         return
-    ring = importlib.import_module("xfuser.core.long_ctx_attention.ring.ring_flash_attn")
-    if importlib.util.find_spec("flash_attn") is not None:
-        return
-    choose, torch_attention = ring.select_flash_attn_impl, ring.AttnType.TORCH_FLASH
-    ring.select_flash_attn_impl = lambda _asked, **options: choose(torch_attention, **options)
+    kernels = importlib.import_module("yunchang.kernels")
+    choose, names = kernels.select_flash_attn_impl, kernels.AttnType
+    instead = names.TORCH_FLASH if torch.cuda.is_available() else names.TORCH_MATH
+    kernels.select_flash_attn_impl = lambda _asked, **options: choose(instead, **options)
 
 
 def import_wan(repository: Path) -> types.ModuleType:

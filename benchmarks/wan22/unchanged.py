@@ -3,8 +3,8 @@
     torchrun --nproc-per-node 2 -m benchmarks.wan22.unchanged --task t2v-A14B ... (all of generate.py's arguments)
 
 Settings come by environment, as the arguments are all generate.py's: WAN22_REPO (checkout), WAN22_SIZE (see `sizes`),
-WAN22_RESULTS (folder for `latents-RANK.txt`), WAN22_BREAK (exception or kill: what rank 1 does in its third step). With
-`--prepare FOLDER TASK` alone it writes the weights instead.
+WAN22_RESULTS (folder for `latents-RANK.txt`), WAN22_BREAK (exception or kill: what rank 1 does in its third step;
+pause: every rank waits there for a signal). With `--prepare FOLDER TASK` alone it writes the weights instead.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import runpy
 import signal
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -22,10 +23,11 @@ import torch
 
 from . import checkpoint, without_gpu
 from .sizes import SIZES
-from .stand_ins import import_wan, import_xfuser
+from .stand_ins import choose_attention_of_xfuser, import_wan
 
 _PIPELINES = {"t2v-A14B": "wan.text2video", "ti2v-5B": "wan.textimage2video", "t2v-14B": "wan.text2video"}
 _BREAK_IN_STEP = 3
+_LONGEST_PAUSE = 300  # seconds
 _SEED = 7
 
 
@@ -40,7 +42,7 @@ def prepare(folder: Path, task: str) -> None:
 
 def fit(repository: Path) -> None:
     """Import Wan and make it small; on a machine without a GPU, make it run there."""
-    import_xfuser()
+    choose_attention_of_xfuser()
     import_wan(repository)
     import wan.configs as configs
 
@@ -72,21 +74,34 @@ class Latents:
     def _keep(self, solver, *args, **kwargs):
         result = self._step(solver, *args, **kwargs)
         self.last, self._steps = result[0], self._steps + 1
-        if self._steps == _BREAK_IN_STEP and os.environ.get("RANK") == "1":
+        if self._steps == _BREAK_IN_STEP:
             self._break(os.environ.get("WAN22_BREAK", ""))
         return result
 
     def _break(self, how: str) -> None:
+        rank = os.environ.get("RANK", "0")
+        # All ranks pause, as one that waited for another within NCCL could not be interrupted.
+        if not how or (how != "pause" and rank != "1"):
+            return
+        results().joinpath(f"in-step-{rank}").touch()
         if how == "exception":
             raise ValueError("asked for by WAN22_BREAK")
         if how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(_LONGEST_PAUSE)
 
     def digest(self) -> str:
         latents = self.last.detach().cpu()
         if not torch.isfinite(latents).all():
             raise ValueError("the latents hold NaN or infinity; equality would prove nothing")
         return hashlib.sha256(latents.contiguous().numpy().tobytes()).hexdigest()
+
+
+def results() -> Path:
+    """The folder for this launch's results, made where it is missing."""
+    folder = Path(os.environ["WAN22_RESULTS"])
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def main() -> None:
@@ -98,9 +113,7 @@ def main() -> None:
     latents = Latents()
     sys.argv[0] = str(repository / "generate.py")
     runpy.run_path(sys.argv[0], run_name="__main__")
-    results = Path(os.environ["WAN22_RESULTS"])
-    results.mkdir(parents=True, exist_ok=True)
-    (results / f"latents-{os.environ.get('RANK', '0')}.txt").write_text(latents.digest())
+    results().joinpath(f"latents-{os.environ.get('RANK', '0')}.txt").write_text(latents.digest())
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""What Wan2.2 needs to run on gloo and the CPU. Only `--size cpu` on a machine without a GPU comes through here.
+"""What Wan needs to run on gloo and the CPU. Only `--size cpu` on a machine without a GPU comes through here.
 
 Everything is float32: Wan switches CUDA autocast between bfloat16 and float32, and CPU autocast knows no float32.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import inspect
 import sys
 import types
@@ -70,7 +72,7 @@ class _GlooDist(types.ModuleType):
 
 
 def patch(*pipelines: types.ModuleType) -> None:
-    """Make an imported Wan2.2 run on the CPU, with these modules' pipelines. Not undone: the process runs nothing
+    """Make an imported Wan run on the CPU, with these modules' pipelines. Not undone: the process runs nothing
     else."""
     from wan.distributed import fsdp
     from wan.modules.attention import flash_attention
@@ -82,7 +84,7 @@ def patch(*pipelines: types.ModuleType) -> None:
     for pipeline in pipelines:
         pipeline.torch = _CpuTorch("torch")
         pipeline.shard_model = shard_model
-    if (util := sys.modules.get("wan.distributed.util")) is not None:  # Wan2.1 has none, and cannot be parallel here
+    if (util := sys.modules.get("wan.distributed.util")) is not None:  # Wan2.1 has none: it goes through xfuser
         util.dist = _GlooDist("torch.distributed")
     # The function itself, whatever wraps it by now and whoever has copied its name.
     function = inspect.unwrap(flash_attention)
@@ -91,10 +93,40 @@ def patch(*pipelines: types.ModuleType) -> None:
 
 def patch_start() -> None:
     """Make `generate.py` start without a GPU: its calls of torch.cuda do nothing, and NCCL becomes gloo."""
-    init = dist.init_process_group
+    init, new_group = dist.init_process_group, dist.new_group
 
     def init_process_group(backend=None, **arguments):
         init(backend="gloo", **arguments)
+        _import_xfuser()  # generate.py does so now
 
     dist.init_process_group = init_process_group
+    dist.new_group = lambda ranks=None, backend=None, **arguments: new_group(ranks, backend="gloo", **arguments)
     torch.cuda.set_device = torch.cuda.synchronize = lambda *_unused: None
+
+
+def _import_xfuser() -> None:
+    """xfuser leaves sequence parallelism out where it sees no GPU while it is imported, some of it by the first
+    attention; float32 as all the rest."""
+    if "wan.distributed.util" in sys.modules or importlib.util.find_spec("xfuser") is None:
+        return
+    with _gpu_seen():
+        parallel = importlib.import_module("wan.distributed.xdit_context_parallel")
+    parallel.usp_attn_forward.__defaults__ = (torch.float32,)
+    construct = parallel.xFuserLongContextAttention.__init__
+
+    def init(self, *args, **kwargs):
+        with _gpu_seen():
+            construct(self, *args, **kwargs)
+
+    parallel.xFuserLongContextAttention.__init__ = init
+
+
+@contextmanager
+def _gpu_seen():
+    answers = {"is_available": lambda: True, "current_device": lambda: 0, "get_device_name": lambda *_unused: "none"}
+    originals = {name: getattr(torch.cuda, name) for name in answers}
+    vars(torch.cuda).update(answers)
+    try:
+        yield
+    finally:
+        vars(torch.cuda).update(originals)
