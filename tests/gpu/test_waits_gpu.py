@@ -37,6 +37,11 @@ def waits_of(trace, case: str) -> np.ndarray:
     return trace.scopes[inside & (trace.scopes["type"] == ScopeType.WAIT)]
 
 
+def behind_the_first(rows: np.ndarray) -> np.ndarray:
+    """Rows of all units but the first of each forward, whose gather waits for the stream and cannot be hidden."""
+    return np.delete(rows, slice(None, None, UNITS))
+
+
 def of_kind(kind: str) -> list[str]:
     return [case for case in CASES if case.endswith(kind)]
 
@@ -65,7 +70,7 @@ def test_an_exposed_wait_is_the_gap_that_independent_events_see(ranks, case):
 @pytest.mark.parametrize("case", of_kind(HIDDEN))
 def test_the_wait_for_a_hidden_all_gather_is_short(ranks, case):
     for answer, trace in ranks:
-        measured = gpu_nanoseconds(waits_of(trace, case))
+        measured = behind_the_first(gpu_nanoseconds(waits_of(trace, case)))
         print(f"{case} rank {answer['rank']}: waits {measured.tolist()} ns, gaps {answer['gaps'][case]}")
         assert np.percentile(measured, 90) < 50 * MICROSECOND
 
@@ -79,8 +84,9 @@ def test_exposed_time_is_that_of_the_waits_and_belongs_to_the_all_gathers(ranks,
         calls = trace.collectives
         inside = (calls["path"] == trace.paths.index(case)) & (calls["role"] == trace.strings.index("fsdp"))
         begin, end = exposed_intervals(trace)
-        exposed, waited = int((end - begin)[inside].sum()), int(gpu_nanoseconds(waits_of(trace, case)).sum())
-        total = int((calls["gpu_end"] - calls["gpu_begin"])[inside].sum())
+        behind = behind_the_first if case.endswith(HIDDEN) else np.asarray
+        exposed, waited = (int(behind(one).sum()) for one in ((end - begin)[inside], gpu_nanoseconds(waits_of(trace, case))))
+        total = int(behind((calls["gpu_end"] - calls["gpu_begin"])[inside]).sum())
         print(f"{case} rank {answer['rank']}: {exposed} of {total} ns exposed, {waited} ns waited")
         assert inside.sum() == UNITS * FORWARDS
         assert exposed <= min(total, waited)

@@ -8,6 +8,7 @@ from wanhook.analysis import span_classes
 from wanhook.analysis.span_classes import (
     BUSY_BEGIN,
     BUSY_END,
+    CROWDED_END,
     KERNEL_GAP,
     LAUNCH,
     PAIR,
@@ -86,7 +87,7 @@ def test_another_stream_at_work_overlaps(builder, tmp_path, beside):
     else:
         builder.collective("_allgather_base_", 0, returned=10, gpu=(0, MS + US), stream=5)
     call = classified(builder, tmp_path).collectives[-1 if beside == "collective" else 0]
-    assert (call["span_class"], call["begin_slack"], call["end_slack"]) == (SpanClass.OVERLAPPED, 100 * US, BUSY_END)
+    assert (call["span_class"], call["begin_slack"], call["end_slack"]) == (SpanClass.OVERLAPPED, 100 * US, CROWDED_END)
 
 
 def test_what_touches_does_not_overlap(builder, tmp_path):
@@ -115,7 +116,7 @@ def test_asynchronous_calls_may_be_overlapped(builder, tmp_path):
 
 def test_a_side_stream_beside_streams_of_which_nothing_is_known(builder, tmp_path):
     busy(builder, stream=9)
-    assert only(classified(builder, tmp_path)) == (SpanClass.UNKNOWN, 100 * US, BUSY_END)
+    assert only(classified(builder, tmp_path)) == (SpanClass.UNKNOWN, 100 * US, CROWDED_END)
 
 
 def test_an_overlapped_kernel_takes_as_long_as_the_fastest_alike(builder, tmp_path):
@@ -206,3 +207,12 @@ def test_overlaps_agree_with_a_look_at_every_pair(tmp_path):
             for stream, begin, end in spans
         )
         assert (call["span_class"] == SpanClass.OVERLAPPED) == beside
+
+
+def test_what_ran_unseen_beside_a_call_is_within_its_bounds(builder, tmp_path):
+    """A call that took longer than its like can have waited for SMs, though nothing recorded was beside it."""
+    busy(builder, MS, 50 * US)
+    busy(builder, 2 * MS, 90 * US)
+    calls = classified(builder, tmp_path).collectives
+    assert calls["span_class"].tolist() == [SpanClass.BUSY_ALONE] * 2
+    assert calls["begin_slack"].tolist() == [BUSY_BEGIN, BUSY_BEGIN + 40 * US]

@@ -38,6 +38,7 @@ KERNEL_GAP = 1_000  # between two kernels in a row, which a memset's share of a 
 LEAST_PAIR, MOST_PAIR, NOISY = 2_000, 12_000, 1_500  # beyond these a measurement was disturbed
 BUSY_BEGIN = 6_000  # from the begin event to the kernel, the stream being busy and the SMs free
 BUSY_END = 5_000  # from the kernel to the end event, which was in the queue behind it
+CROWDED_END = 12_000  # the same beside other work: a memory-bound kernel delays the event
 LAUNCH = 8_000  # from the host's launch to the kernel on an idle stream
 FASTER = 0.9  # a call may take this part of the fastest one alike
 MAX_SLACK = (1 << 32) - 1
@@ -140,27 +141,28 @@ def _classify_device(collectives: np.ndarray, own: np.ndarray, scopes: np.ndarra
     )
     length = end - begin
     crowded = beside | ~known
-    shortest = _shortest_alike(calls, np.where(classes == SpanClass.BUSY_ALONE, length - pair, -1))
+    fastest = _fastest_alike(calls, np.where(classes == SpanClass.BUSY_ALONE, length - pair, -1))
     late = np.where(idle, launched + LAUNCH - begin, BUSY_BEGIN)
-    late = np.where(crowded, np.maximum(late, length - shortest), late)
+    # Where nothing is known to have run beside, something unseen still can have kept the kernel from starting.
+    waited = np.where(crowded, length - np.rint(FASTER * fastest).astype(np.int64), late + length - pair - fastest)
+    late = np.where(fastest > 0, np.maximum(late, waited), np.where(crowded, length, late))
     # An end event that was reached as soon as it was recorded came after the kernel by some unknown time.
-    early = np.where(end < launched + LAUNCH, length, BUSY_END)
+    early = np.where(end < launched + LAUNCH, length, np.where(crowded, CROWDED_END, BUSY_END))
     collectives["span_class"][own] = classes
     collectives["begin_slack"][own] = np.clip(late, 0, np.minimum(length, MAX_SLACK))
     collectives["end_slack"][own] = np.clip(early, 0, np.minimum(length, MAX_SLACK))
 
 
-def _shortest_alike(calls: np.ndarray, kernels: np.ndarray) -> np.ndarray:
-    """Least time (int64[n], ns) that a kernel of the same op, group and size can take: the fastest of `kernels`, -1
-    where there is none, less a margin. 0 where none is alike."""
+def _fastest_alike(calls: np.ndarray, kernels: np.ndarray) -> np.ndarray:
+    """The fastest (int64[n], ns) of the `kernels` of the same op, group and size, -1 of them where there is none to be
+    looked at. 0 where none is alike."""
     names = "op", "group", "bytes_in", "bytes_out", "peer", "tensors"
     alike = np.stack([calls[name].astype(np.int64) for name in names])
     kinds, kind = np.unique(alike, axis=1, return_inverse=True)
     fastest = np.full(kinds.shape[1], np.iinfo(np.int64).max)
     measured = kernels >= 0
     np.minimum.at(fastest, kind.ravel()[measured], kernels[measured])
-    fastest = np.where(fastest == np.iinfo(np.int64).max, 0, fastest * FASTER)
-    return np.rint(fastest[kind.ravel()]).astype(np.int64)
+    return np.where(fastest == np.iinfo(np.int64).max, 0, fastest)[kind.ravel()]
 
 
 def _activity(calls: np.ndarray, scopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -115,9 +115,10 @@ def _fill(kernels: np.ndarray, calls: np.ndarray, found: np.ndarray) -> None:
     place = place[hit]
     calls["kernel_begin"][hit], calls["kernel_end"][hit] = first[place], last[place]
     calls["kernels"][hit] = np.minimum(np.bincount(of, minlength=len(units)), _MOST)[place]
-    calls["kernel_calls"][hit] = np.minimum(np.bincount(place, minlength=len(units)), _MOST)[place]
     # The record of a coalesced group stands for the whole of it: what its members share is its own.
-    calls["kernel_calls"][hit & ((calls["flags"] & CollectiveFlags.GROUP) != 0)] = 1
+    whole = (calls["flags"][hit] & CollectiveFlags.GROUP) != 0
+    members = np.bincount(place[~whole], minlength=len(units))
+    calls["kernel_calls"][hit] = np.where(whole, 1, np.minimum(members, _MOST)[place])
 
 
 def _bits(ids: np.ndarray, strings: list[str], of_name) -> np.ndarray:
