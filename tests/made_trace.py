@@ -239,6 +239,7 @@ class TraceBuilder:
         failed: int | None = None,
         gpu: tuple[int, int] | None = None,
         role: str = "",
+        unit: str = "",
         group: int = 1,
         scope: int = 0,
         bytes_in: int = 0,
@@ -255,7 +256,8 @@ class TraceBuilder:
         end_slack: int = 0,
         thread: int = 1,
     ) -> int:
-        """A collective call, the ends that are not None, and its GPU interval; returns its id."""
+        """A collective call, the ends that are not None, and its GPU interval; returns its id. `returned` tells the
+        unit."""
         self._ids += 1
         number = self._ids
         flags |= CollectiveFlags.TIMED if gpu or completed is not None else 0
@@ -268,7 +270,8 @@ class TraceBuilder:
         self.record(Kind.COLLECTIVE, thread=thread, id=number, tick=self.tick(begin), **fields)
         for phase, at in zip(CollectivePhase, (returned, completed, failed), strict=True):
             if at is not None:
-                self.record(Kind.COLLECTIVE_END, thread=thread, id=number, phase=phase, tick=self.tick(at))
+                told = {"unit": self.string(unit)} if phase is CollectivePhase.RETURNED else {}
+                self.record(Kind.COLLECTIVE_END, thread=thread, id=number, phase=phase, tick=self.tick(at), **told)
         if gpu is not None:
             bounds = {"span_class": span_class, "begin_slack": begin_slack, "end_slack": end_slack}
             self.gpu_span(layout.SpanOwner.COLLECTIVE, number, gpu, stream=stream, **bounds)

@@ -170,10 +170,12 @@ def save_sharded(directory: Path) -> Path:
         gather = {"role": "fsdp", "stream": GATHER_STREAM, "bytes_in": 32 * MIB, "bytes_out": 64 * MIB}
         for at in range(0, 60 * MS, 20 * MS):
             step = builder.scope("denoise_step", at, at + 20 * MS, gpu=(at, at + 20 * MS))
-            builder.collective("_allgather_base_", at, gpu=(at + MS, at + 6 * MS), scope=step, **gather)
+            builder.collective("_allgather_base_", at, returned=at, gpu=(at + MS, at + 6 * MS), scope=step,
+                               unit="WanModel", **gather)  # fmt: skip
             builder.scope("fsdp wait", at + MS, at + 2 * MS, gpu=(at + 4 * MS, at + 7 * MS), parent=step, level="op",
                           type="wait")  # fmt: skip
-            builder.collective("_allgather_base_", at, gpu=(at + 7 * MS, at + 12 * MS), scope=step, **gather)
+            builder.collective("_allgather_base_", at, returned=at, gpu=(at + 7 * MS, at + 12 * MS), scope=step,
+                               unit="WanModel blocks.0", **gather)  # fmt: skip
             own, side = {"scope": step, "bytes_in": 8 * MIB}, {"scope": step, "bytes_in": MIB, "stream": 11}
             builder.collective("alltoall_", at, gpu=(at + 8 * MS, at + 11 * MS), role="qkv", **own)
             builder.collective("allreduce_", at, gpu=(at + 15 * MS, at + 16 * MS), **side)

@@ -219,6 +219,7 @@ enum CollectiveEndFlags : uint8_t {
   kCollectiveUntimed = 1,  // in spite of kCollectiveTimed nothing more will follow: the work does not show its time
 };
 
+// Its unit is told by the thread that called, here because the call's own record is full.
 struct CollectiveEndRecord {
   uint8_t kind;
   uint8_t phase;         // returned: the host call came back; completed/failed: the work ended (host backends)
@@ -226,7 +227,8 @@ struct CollectiveEndRecord {
   uint8_t reserved0;
   uint32_t id;
   uint64_t tick;
-  uint8_t reserved1[48];
+  uint16_t unit;         // string id of what the call was made for, e.g. "WanModel blocks.3"; 0 when untold
+  uint8_t reserved1[46];
 };
 
 enum class SpanOwner : uint8_t { kScope = 1, kCollective = 2 };

@@ -17,6 +17,7 @@ struct ThreadState {
 
   uint32_t scope;        // innermost open scope, 0 for none
   uint16_t role;         // string id that tags collectives, 0 for none
+  uint16_t unit;         // string id of what they are made for, 0 for none
   uint32_t coalesced;    // number of the coalesced group being built, 0 for none
 };
 

@@ -121,7 +121,7 @@ CoalescedLaunch::~CoalescedLaunch() {
   } else {
     SpanTimer::end(timer_, SpanOwner::kCollective, record_.id);
   }
-  if (recording_ != nullptr) write_collective_end(recording_, record_.id, phase_, end_flags_);
+  if (recording_ != nullptr) write_collective_end(recording_, record_.id, phase_, end_flags_, thread_state.unit);
 }
 
 }  // namespace wanhook

@@ -41,7 +41,7 @@ class RecordedCall {
     } else {
       SpanTimer::end(timer_, SpanOwner::kCollective, id_);
     }
-    if (written_) write_collective_end(recording_, id_, phase_, end_flags_);
+    if (written_) write_collective_end(recording_, id_, phase_, end_flags_, thread_state.unit);
   }
   RecordedCall(const RecordedCall&) = delete;
   RecordedCall& operator=(const RecordedCall&) = delete;

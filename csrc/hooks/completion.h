@@ -8,13 +8,16 @@
 
 namespace wanhook {
 
-inline void write_collective_end(Recording* recording, uint32_t id, CollectivePhase phase, uint8_t flags = 0) noexcept {
+// `unit`: thread_state.unit on the thread that called, else 0.
+inline void write_collective_end(Recording* recording, uint32_t id, CollectivePhase phase, uint8_t flags = 0,
+                                 uint16_t unit = 0) noexcept {
   CollectiveEndRecord record{};
   record.kind = static_cast<uint8_t>(Kind::kCollectiveEnd);
   record.phase = static_cast<uint8_t>(phase);
   record.flags = flags;
   record.id = id;
   record.tick = tick_now();
+  record.unit = unit;
   recording->append(record);
 }
 

@@ -1,4 +1,4 @@
-// wanhook.role(name): tags the collectives that this thread calls inside the `with` statement.
+// wanhook.role(name, unit): tags the collectives that this thread calls inside the `with` statement.
 #pragma once
 
 #include <Python.h>

@@ -91,8 +91,9 @@ def test_the_bytes_are_the_sums_of_the_members(trace):
     assert group["dtype"] == 255
 
 
-def test_the_role_of_the_launch(trace):
-    assert {trace.strings[row["role"]] for row in rows_of(trace, "mixed")} == {"tagged"}
+def test_the_role_and_unit_of_the_launch(trace):
+    found = {(trace.strings[row["role"]], trace.strings[row["unit"]]) for row in rows_of(trace, "mixed")}
+    assert found == {("tagged", "its unit")}
 
 
 def test_sequence_numbers_are_apart_from_those_of_calls(trace):

@@ -28,6 +28,7 @@ class Call(NamedTuple):
     flags: CollectiveFlags = TIMED
     group: str = "0"
     role: str = ""
+    unit: str = ""
 
 
 def expected(rank: int) -> dict[str, list[Call]]:
@@ -75,7 +76,11 @@ def expected(rank: int) -> dict[str, list[Call]]:
             *[Call("allreduce_", 32, 32, group="2")] * rank,
             Call("broadcast_", 32, 32, peer=1, group="3"),
         ],
-        "roles": [exchange._replace(role=role) for role in ("qkv", "out", "qkv", "")],
+        "roles": [
+            exchange._replace(role=role, unit=unit) for role, unit in (
+                ("qkv", "block 3"), ("out", ""), ("qkv", "block 3"), ("out", "block 4"), ("qkv", ""), ("", "")
+            )
+        ],
         "fake_tensors": [],
         "wrong_sizes": [exchange],
         "after_the_pause": [Call("allreduce_", 32, 32)],
@@ -109,6 +114,7 @@ def call_of(trace, row) -> Call:
         CollectiveFlags(int(row["flags"])),
         group.name,
         trace.strings[row["role"]],
+        trace.strings[row["unit"]],
     )
 
 

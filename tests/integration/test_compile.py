@@ -15,7 +15,7 @@ COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 def with_context_manager(x):
     with wanhook.trace("scope", step=3):
         y = x.sin()
-        with wanhook.trace("inner", level="op"), wanhook.role("qkv"):
+        with wanhook.trace("inner", level="op"), wanhook.role("qkv", "block 3"):
             y = y + 1
     wanhook.mark("mark", value=1)
     return y * 2

@@ -234,6 +234,9 @@ def test_misuse_is_told_at_once():
             call()
         with pytest.raises(TypeError):
             call(3)
+    for arguments in (("x", 3), ("x", "y", "z")):
+        with pytest.raises(TypeError, match="both str"):
+            wanhook.role(*arguments)
     with pytest.raises(ValueError, match="'stage', 'block' or 'op', not 'deep'"):
         wanhook.trace("x", level="deep")
     with pytest.raises(TypeError, match="parent must be a scope that was entered"):

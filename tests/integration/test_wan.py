@@ -137,6 +137,21 @@ def test_collectives_have_their_roles(both):
         assert f"{BLOCK}/self_attn" in inside
 
 
+def test_weights_are_gathered_by_unit(both):
+    """Both experts are WanModels: each block's unit is gathered once a forward, the root once a model."""
+    generation, recorded, _ = both
+    for trace in recorded.run():
+        calls = trace.collectives
+        names = [(trace.strings[row["op"]], trace.strings[row["role"]], trace.strings[row["unit"]]) for row in calls]
+        units = Counter(unit for op, role, unit in names if role == "fsdp" and "allgather" in op)
+        encoder = {unit for unit in units if unit.split()[0] == "T5Encoder"}
+        assert {"T5Encoder", "T5Encoder blocks.0"} <= encoder
+        blocks = {f"WanModel blocks.{number}": FORWARDS for number in range(LAYERS)}
+        wanted = {"WanModel": 2 if generation == "wan22" else 1, **blocks}
+        assert {unit: count for unit, count in units.items() if unit not in encoder} == wanted
+        assert {unit for _, role, unit in names if role != "fsdp"} == {""}
+
+
 def test_scopes_say_what_they_are(both):
     generation, recorded, _ = both
     experts = ["high_noise", "high_noise", "low_noise", "low_noise"]

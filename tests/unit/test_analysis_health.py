@@ -101,12 +101,13 @@ def test_last_moments_of_each_thread(tmp_path):
     inner = builder.scope("step", 20, None, parent=outer)
     builder.scope("done", 30, 40, parent=inner)
     builder.collective("alltoall_", 50, returned=60, gpu=(55, 70), scope=inner)
-    builder.collective("alltoall_base_", 80, returned=90, scope=inner, role="qkv", flags=16)
+    builder.collective("alltoall_base_", 80, returned=90, scope=inner, role="qkv", unit="B", flags=16)
     builder.scope("load", 15, 18, thread=2)
     builder.collective("barrier", 100, thread=3)
+    exchange = LastCollective("all_to_all", "qkv", "B", "default_pg", 2, 80, "not completed")
     assert health(builder, tmp_path).moments == [
-        LastMoments(1, "request/step", 20, LastCollective("all_to_all", "qkv", "default_pg", 2, 80, "not completed")),
-        LastMoments(3, None, None, LastCollective("barrier", "", "default_pg", 3, 100, "not returned")),
+        LastMoments(1, "request/step", 20, exchange),
+        LastMoments(3, None, None, LastCollective("barrier", "", "", "default_pg", 3, 100, "not returned")),
     ]
 
 

@@ -182,6 +182,28 @@ def test_host_backends_have_completions_and_failures(read):
     assert calls["path"].tolist() == [-1] * 3
 
 
+def test_the_end_of_a_call_tells_its_unit(read):
+    """A thread that only completes it does not; files from before there were units have none."""
+    builder = TraceBuilder(device="cpu")
+    builder.collective("_allgather_base_", 0, returned=10, completed=50, unit="Model blocks.1")
+    again = builder.collective("_allgather_base_", 100, completed=150)
+    ends = {"id": again, "tick": builder.tick(110), "phase": CollectivePhase.RETURNED}
+    builder.record(Kind.COLLECTIVE_END, **ends, unit=builder.string("Model"))
+    builder.record(Kind.COLLECTIVE_END, **ends, unit=builder.string("another"))
+    builder.collective("barrier", 200, returned=210)
+    builder.record(Kind.COLLECTIVE_END, id=77, tick=builder.tick(220), phase=1, unit=60_000)
+    trace = read(builder)
+    assert [trace.strings[unit] for unit in trace.collectives["unit"]] == ["Model blocks.1", "Model", ""]
+
+
+def test_a_unit_that_the_file_does_not_name(read):
+    builder = TraceBuilder()
+    call = builder.collective("barrier", 0)
+    builder.record(Kind.COLLECTIVE_END, id=call, tick=builder.tick(5), phase=CollectivePhase.RETURNED, unit=60_000)
+    trace = read(builder)
+    assert trace.strings[trace.collectives["unit"][0]] == "?60000"
+
+
 def test_a_time_that_was_promised_can_be_taken_back(read):
     """TIMED is said when the call begins; only afterwards is it known that its work shows no time."""
     builder = TraceBuilder()

@@ -12,7 +12,7 @@ import numpy as np
 from wanhook.analysis.bandwidth import bus_factor, operation, payload
 from wanhook.analysis.durations import Durations, summarise
 from wanhook.analysis.groups import GroupClass, GroupClasses
-from wanhook.analysis.ranks import RankTotal, rank_of, totals_by_rank
+from wanhook.analysis.ranks import RankTotal, calls_by_rank, rank_of, totals_by_rank
 from wanhook.analysis.span_classes import KernelBounds, bounds_of, classify, correction
 from wanhook.tracefile.format import CollectiveFlags
 
@@ -141,7 +141,6 @@ def _row(key: _Key, ops: list[str], table: np.ndarray) -> CollectiveRow:
     why = _untimed_why(table[~timed])
     flags = table["flags"]
     groups = (flags & CollectiveFlags.GROUP) != 0
-    callers, calls = np.unique(table["rank"], return_counts=True)
     return CollectiveRow(
         op=name,
         c10d_ops=sorted(used),
@@ -149,7 +148,7 @@ def _row(key: _Key, ops: list[str], table: np.ndarray) -> CollectiveRow:
         group=group,
         clock=None if not clocks else clocks.pop() if len(clocks) == 1 else "mixed",
         calls=len(table),
-        calls_by_rank=dict(zip(callers.tolist(), calls.tolist(), strict=True)),
+        calls_by_rank=calls_by_rank(table["rank"]),
         bytes_in=int(table["bytes_in"].sum()),
         bytes_out=int(table["bytes_out"].sum()),
         size_bytes=float(sizes.mean()) if sizes is not None and group.size else None,

@@ -10,9 +10,10 @@ import numpy as np
 
 from wanhook.analysis import intervals
 from wanhook.analysis.bandwidth import operation
+from wanhook.analysis.exposed_units import ExposedUnit, exposed_units
 from wanhook.analysis.exposure import comparable, exposed_intervals, on_compute_stream, scope_intervals, waits
 from wanhook.analysis.groups import GroupClass, GroupClasses
-from wanhook.analysis.ranks import RankTotal, on_gpu, rank_of, totals_by_rank
+from wanhook.analysis.ranks import RankTotal, calls_by_rank, on_gpu, rank_of, totals_by_rank
 
 if TYPE_CHECKING:
     from wanhook.tracefile.model import Trace
@@ -25,7 +26,8 @@ class ExposedRow:
 
     `compute_stream` calls ran on a compute stream, exposed in full. `unknown` calls ran on other streams, and nothing
     is recorded that waits for them: they count as not exposed, and `exposed_ns` and what follows from it is None where
-    all are like that. `step_…` are a step's mean over all steps but first ones; None without steps.
+    all are like that. `step_…` are a step's mean over all steps but first ones; None without steps. `units` splits the
+    calls by what they were made for, where they tell it.
     """
 
     op: str
@@ -45,6 +47,7 @@ class ExposedRow:
     step_total_ns: float | None
     step_exposed_ns: float | None
     step_share: float | None
+    units: list[ExposedUnit]
 
     @property
     def name(self) -> str:
@@ -62,23 +65,22 @@ class Exposure:
 
 _COLUMNS = np.dtype(
     [("key", "i8"), ("rank", "i8"), ("length", "i8"), ("exposed", "i8"), ("in_step", "i8"), ("exposed_in_step", "i8"),
-     ("timed", "?"), ("own", "?"), ("gpu", "?")]
+     ("unit", "i4"), ("timed", "?"), ("own", "?"), ("gpu", "?")]
 )  # fmt: skip
 _Key = tuple[str, str, GroupClass]
 
 
 def exposure(traces: Sequence[Trace], step: str | None) -> Exposure:
     """Rows by exposed time, largest first, then by time. `step`: path of the repeated stage."""
-    classes, keys = GroupClasses(traces), {}
+    classes, keys, units = GroupClasses(traces), {}, {}
     steps = [_steps(trace, step) for trace in traces]
-    parts = [_columns(trace, classes, keys, inside) for trace, inside in zip(traces, steps, strict=True)]
+    parts = [_columns(trace, classes, keys, units, inside) for trace, inside in zip(traces, steps, strict=True)]
     table = np.concatenate([np.empty(0, _COLUMNS), *parts])
     table = table[np.argsort(table["key"], kind="stable")]
     bounds = np.searchsorted(table["key"], np.arange(len(keys) + 1))
     lengths = np.concatenate([np.empty(0, np.int64), *(inside[:, 1] - inside[:, 0] for inside in steps)])
     waiting = {trace.strings[name] for trace in traces for name in np.unique(waits(trace)["name"])}
-    of_steps = len(lengths), int(lengths.sum())
-    rows = [_row(key, table[bounds[at] : bounds[at + 1]], *of_steps, waiting) for key, at in keys.items()]
+    rows = [_row(key, table[bounds[at] : bounds[at + 1]], lengths, waiting, list(units)) for key, at in keys.items()]
     rows.sort(key=lambda row: (-(row.exposed_ns or 0), -row.total_ns, row.op, row.role))
     return Exposure(step if len(lengths) else None, float(lengths.mean()) if len(lengths) else None, rows)
 
@@ -91,7 +93,9 @@ def _steps(trace: Trace, path: str | None) -> np.ndarray:
     return intervals.of(begin[begin >= 0], end[begin >= 0])
 
 
-def _columns(trace: Trace, classes: GroupClasses, keys: dict[_Key, int], steps: np.ndarray) -> np.ndarray:
+def _columns(
+    trace: Trace, classes: GroupClasses, keys: dict[_Key, int], units: dict[str, int], steps: np.ndarray
+) -> np.ndarray:
     """One row a call. Op, role and group are 16 bits wide in the file."""
     calls = trace.collectives
     packed = (calls["op"].astype(np.int64) << 32) | (calls["role"].astype(np.int64) << 16) | calls["group"]
@@ -103,7 +107,7 @@ def _columns(trace: Trace, classes: GroupClasses, keys: dict[_Key, int], steps: 
     begin, end, usable = comparable(trace)
     exposed_begin, exposed_end = exposed_intervals(trace)
     out = np.zeros(len(calls), _COLUMNS)
-    out["key"], out["rank"] = key_of[kind], rank_of(trace)
+    out["key"], out["rank"], out["unit"] = key_of[kind], rank_of(trace), _numbered(trace, units)
     out["timed"], out["gpu"], out["own"] = usable, on_gpu(trace), usable & on_compute_stream(trace)
     out["length"], out["exposed"] = end - begin, exposed_end - exposed_begin
     out["in_step"] = intervals.overlap(begin, end, steps)
@@ -111,8 +115,15 @@ def _columns(trace: Trace, classes: GroupClasses, keys: dict[_Key, int], steps: 
     return out
 
 
-def _row(key: _Key, calls: np.ndarray, steps: int, steps_ns: int, waiting: set[str]) -> ExposedRow:
+def _numbered(trace: Trace, units: dict[str, int]) -> np.ndarray:
+    """The number of each call's unit in `units`, to which new ones are added (int64[n])."""
+    ids, place = np.unique(trace.collectives["unit"], return_inverse=True)
+    return np.array([units.setdefault(trace.strings[each], len(units)) for each in ids], np.int64)[place]
+
+
+def _row(key: _Key, calls: np.ndarray, step_lengths: np.ndarray, waiting: set[str], units: list[str]) -> ExposedRow:
     op, role, group = key
+    steps, steps_ns = len(step_lengths), int(step_lengths.sum())
     timed = calls[calls["timed"]]
     clocks = {"gpu" if on else "host" for on in np.unique(timed["gpu"])}
     side = timed[~timed["own"]]
@@ -120,13 +131,12 @@ def _row(key: _Key, calls: np.ndarray, steps: int, steps_ns: int, waiting: set[s
     known = unknown < len(timed)
     total, exposed = int(timed["length"].sum()), int(timed["exposed"].sum())
     in_step, exposed_in_step = int(timed["in_step"].sum()), int(timed["exposed_in_step"].sum())
-    callers, counts = np.unique(calls["rank"], return_counts=True)
     return ExposedRow(
         op=op,
         role=role,
         group=group,
         clock=None if not clocks else clocks.pop() if len(clocks) == 1 else "mixed",
-        calls_by_rank=dict(zip(callers.tolist(), counts.tolist(), strict=True)),
+        calls_by_rank=calls_by_rank(calls["rank"]),
         timed=len(timed),
         untimed=len(calls) - len(timed),
         compute_stream=int(timed["own"].sum()),
@@ -139,4 +149,5 @@ def _row(key: _Key, calls: np.ndarray, steps: int, steps_ns: int, waiting: set[s
         step_total_ns=in_step / steps if steps else None,
         step_exposed_ns=exposed_in_step / steps if steps and known else None,
         step_share=exposed_in_step / steps_ns if steps_ns and known else None,
+        units=exposed_units(calls, units, steps, known),
     )

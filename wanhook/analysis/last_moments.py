@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class LastCollective:
     """The collective that started last. `state` is "not returned" (the host was still inside the call), "not completed"
-    (it had returned, and its end was not seen), "failed" or "completed". Times are ns after the recording began."""
+    (it had returned, and its end was not seen), "failed" or "completed"; `unit` is "" while it is "not returned". Times
+    are ns after the recording began."""
 
     op: str
     role: str
+    unit: str
     group: str
     sequence: int
     begin_ns: int
@@ -71,6 +73,7 @@ def _describe(trace: Trace, row: int) -> LastCollective:
     return LastCollective(
         op=operation(trace.strings[call["op"]]).name,
         role=trace.strings[call["role"]],
+        unit=trace.strings[call["unit"]],
         group=(group.description or group.name) if group else "",
         sequence=int(call["sequence"]),
         begin_ns=int(call["begin"]) - trace.header["start_monotonic"],

@@ -1,4 +1,4 @@
-"""The traces of a run by rank: one rank can have left several, after a restart or a second recording."""
+"""Facts and sums of a run by rank: one rank can have left several traces, after a restart or a second recording."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from wanhook.tracefile.model import Run, Trace
+    from wanhook.tracefile.model import Trace
 
 NO_RANK = -1
 RANKS_DIFFER = 0.02  # a total that lies further above the mean over the ranks is worth a word
@@ -35,12 +35,9 @@ def on_gpu(trace: Trace) -> bool:
     return bool((trace.scopes["gpu_begin"] >= 0).any() or (trace.collectives["gpu_begin"] >= 0).any())
 
 
-def traces_by_rank(run: Run) -> dict[int, list[Trace]]:
-    """rank -> its traces, ranks in order."""
-    found: dict[int, list[Trace]] = {}
-    for trace in run.traces:
-        found.setdefault(rank_of(trace), []).append(trace)
-    return dict(sorted(found.items()))
+def calls_by_rank(rank: np.ndarray) -> dict[int, int]:
+    """How often each rank is in `rank` (shape (n,)), ranks in order."""
+    return dict(zip(*(found.tolist() for found in np.unique(rank, return_counts=True)), strict=True))
 
 
 def totals_by_rank(rank: np.ndarray, lengths: np.ndarray) -> list[RankTotal]:

@@ -1,12 +1,13 @@
-"""Waits and roles of torch's FSDP, both generations: wrappers around the functions in which the compute stream is made
-to wait for the stream of the all_gathers, and around those that issue FSDP's collectives.
+"""Waits, roles and units of torch's FSDP, both generations: wrappers around the functions in which the compute stream
+is made to wait for the stream of the all_gathers, and around those that issue FSDP's collectives. These are told whose
+parameters they are for, so what is prefetched while another unit computes carries its own unit's name.
 
 A wait scope begins where FSDP starts to prepare a unit and ends right behind the wait itself, before anything else is
 enqueued on the compute stream. In between FSDP works on the host and on streams of its own, so on the GPU the interval
 runs from the moment the compute stream ran dry (or, if that is later, FSDP was entered) to its release. Beginning it
 only at the wait would lose what passes while the host still issues an all_gather that is running already.
 
-The wrappers do nothing inside torch.compile's graphs, and cost a C call while nothing is recorded at level op.
+The wrappers do nothing inside torch.compile's graphs, and cost a call or two while nothing is recorded at level op.
 """
 
 import functools
@@ -18,6 +19,7 @@ import torch
 
 from wanhook import attach
 from wanhook._native import load as load_native
+from wanhook.integrations import fsdp_units
 from wanhook.integrations.import_hook import forget, on_import
 
 _C = load_native()
@@ -61,6 +63,7 @@ def uninstall() -> None:
     while _wrapped:
         point, original, wrapper = _wrapped.pop()
         _exchange(point, wrapper, original)
+    fsdp_units.forget()
 
 
 _watched: list[str] = []
@@ -90,7 +93,7 @@ def _keep_from_dynamo() -> None:
     them, for a frame to compile. torch.compiler.disable would import dynamo for that, which takes 0.8 s."""
     skip_code = getattr(sys.modules.get("torch._dynamo.eval_frame"), "skip_code", None)
     if skip_code is not None:
-        for function in (*(wrapper for _, _, wrapper in _wrapped), *_QUESTIONS):
+        for function in (*(wrapper for _, _, wrapper in _wrapped), *_QUESTIONS, *fsdp_units.FUNCTIONS):
             skip_code(function.__code__)
 
 
@@ -136,15 +139,20 @@ def _ending(original):
     return ending
 
 
-def _tagged(original):
-    @functools.wraps(original)
-    def tagged(*args, **kwargs):
-        if torch.compiler.is_compiling():
-            return original(*args, **kwargs)
-        with _C.role(ROLE):
-            return original(*args, **kwargs)
+def _tagged(unit_of: Callable[[tuple], str]) -> Callable[[Callable], Callable]:
+    """The role, and the unit that ``unit_of(its arguments)`` names, on the collectives that the function issues."""
 
-    return tagged
+    def wrap(original):
+        @functools.wraps(original)
+        def tagged(*args, **kwargs):
+            if torch.compiler.is_compiling():
+                return original(*args, **kwargs)
+            with _C.role(ROLE, unit_of(args)):
+                return original(*args, **kwargs)
+
+        return tagged
+
+    return wrap
 
 
 def _has_handle(args: tuple) -> bool:
@@ -178,13 +186,13 @@ _POINTS = (
     _Point(_FSDP1, None, "_pre_forward_unshard", _waiting(_has_handle)),
     _Point(_FSDP1, None, "_pre_backward_hook", _waiting(_unshards_in_backward)),
     _Point(_FSDP1, None, "_prefetch_handle", _ending),
-    _Point(_FSDP1, None, "_unshard", _tagged),
-    _Point(_FSDP1, None, "_reduce_grad", _tagged),
+    _Point(_FSDP1, None, "_unshard", _tagged(fsdp_units.of_handle)),
+    _Point(_FSDP1, None, "_reduce_grad", _tagged(fsdp_units.of_handle)),
     _Point(_GROUP, "FSDPParamGroup", "pre_forward", _waiting(_is_sharded)),
     _Point(_GROUP, "FSDPParamGroup", "pre_backward", _waiting(_is_unsharded_in_backward)),
     # What the user unshards himself, and what was unsharded outside of a forward.
     _Point(_GROUP, "FSDPParamGroup", "wait_for_unshard", _waiting(_is_under_way)),
     _Point(_PARAM, "FSDPParam", "init_all_gather_outputs", _ending),
-    _Point(_GROUP, "FSDPParamGroup", "unshard", _tagged),
-    _Point(_GROUP, "FSDPParamGroup", "post_backward", _tagged),
+    _Point(_GROUP, "FSDPParamGroup", "unshard", _tagged(fsdp_units.of_group)),
+    _Point(_GROUP, "FSDPParamGroup", "post_backward", _tagged(fsdp_units.of_group)),
 )

@@ -11,17 +11,10 @@ def install(name: str) -> None:
     """Puts one integration on. One that fails costs itself and a line, and nothing else."""
     try:
         import_module(MODULES[name]).install()
-    except ModuleNotFoundError as error:
-        if error.name != MODULES[name]:
-            _leave_out(name, error)
     except Exception as error:
-        _leave_out(name, error)
+        settings.complain(f"the integration {name} is left out: {type(error).__name__}: {error}".splitlines()[0])
 
 
 def uninstall(name: str) -> None:
     """Takes every patch of an integration off again."""
     import_module(MODULES[name]).uninstall()
-
-
-def _leave_out(name: str, error: Exception) -> None:
-    settings.complain(f"the integration {name} is left out: {type(error).__name__}: {error}".splitlines()[0])

@@ -52,7 +52,7 @@ def _write_section(sheet: Sheet, report: Report, name: str, show_all: bool, deta
         write_kernel_bounds(sheet, report)
         write_kernels(sheet, report)
     elif name == "exposure":
-        write_exposure(sheet, report)
+        write_exposure(sheet, report, show_all)
     elif name == "memory":
         write_memory(sheet, report, show_all, details)
     elif name == "notes":
@@ -148,7 +148,7 @@ def _doing(moments: LastMoments, end_ns: int) -> str:
 
 
 def _last_call(call: LastCollective, end_ns: int) -> str:
-    name = f"{call.op} {call.role}".strip()
+    name = f"{call.op} {call.role}".strip() + (f" of {call.unit}" if call.unit else "")
     since = seconds(end_ns - call.begin_ns)
     return f"its last collective, {name} number {call.sequence} in {call.group}, began {since} before, {call.state}"
 

@@ -283,7 +283,7 @@ RECORDS: dict[Kind, np.dtype] = {
         device=(59, "i1"),
         coalesced=(60, "u4"),
     ),
-    Kind.COLLECTIVE_END: _record(phase=(1, "u1"), flags=(2, "u1"), id=(4, "u4"), tick=(8, "u8")),
+    Kind.COLLECTIVE_END: _record(phase=(1, "u1"), flags=(2, "u1"), id=(4, "u4"), tick=(8, "u8"), unit=(16, "u2")),
     Kind.GPU_SPAN: _record(
         span_class=(1, "u1"),
         owner_type=(2, "u1"),

@@ -61,7 +61,7 @@ def _enum_names(enum: type[IntEnum]) -> list[str]:
 def _frame(pandas, trace, name: str):
     rows = getattr(trace, name)
     columns = {field: rows[field] for field in rows.dtype.names}
-    for field in columns.keys() & {"name", "op", "role"}:
+    for field in columns.keys() & {"name", "op", "role", "unit"}:
         columns[field] = _text(pandas, rows[field], trace.strings)
     if "path" in columns:
         columns["path"] = _text(pandas, rows["path"], trace.paths)

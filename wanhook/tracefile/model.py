@@ -39,9 +39,10 @@ class Trace:
     - `scopes` (SCOPE, by begin): `path` indexes `paths`; `gpu_begin`/`gpu_end` is the stream interval; `open` scopes
       have no end; `first` marks the earliest scope of each path; `flags` are ScopeEndFlags. `scope_args[id]`: a dict.
     - `collectives` (COLLECTIVE, by begin): `completed` is the end of the work on host backends; `path` is that of
-      the scope, -1 without one; `failed` when the work ended in an error; `span_class` and the slacks are what the
-      recorder knew, and `analysis.span_classes` fills the rest; `kernel_begin`/`kernel_end` span its `kernels` on the
-      device, which it shares with `kernel_calls` - 1 other calls of a coalesced group.
+      the scope, -1 without one; `unit` is what it was for, such as an FSDP unit, "" when untold; `failed` when the work
+      ended in an error; `span_class` and the slacks are what the recorder knew, and `analysis.span_classes` fills the
+      rest; `kernel_begin`/`kernel_end` span its `kernels` on the device, which it shares with `kernel_calls` - 1 other
+      calls of a coalesced group.
     - `kernels` (KERNEL, by begin): NCCL's kernels of a window; `collective` is the id of their call, 0 unmatched.
     - `allocator_events` (ALLOCATOR_EVENT, by device and sequence): `completed` is the time of a folded completion.
     - `snapshots`, `memory_samples`, `allocator_samples`, `device_samples`, `recorder_samples`, `marks`, `drops`,
@@ -95,7 +96,7 @@ class Trace:
 
     def _name_scopes(self, slots: Slots, strings: dict[int, str]) -> None:
         calls = self.collectives
-        used = self.scopes["name"], self.marks["name"], calls["op"], calls["role"], self.kernels["name"]
+        used = self.scopes["name"], self.marks["name"], calls["op"], calls["role"], calls["unit"], self.kernels["name"]
         self.strings = string_list(strings, used)
         kernels.join(self.kernels, calls, self.strings)
         parents = self.scope_rows(self.scopes["parent"])

@@ -45,10 +45,10 @@ SCOPE = _table(
     ("verify", "u1"), ("stream", "u8"), ("begin", "i8"), ("end", "i8"), ("gpu_begin", "i8"), ("gpu_end", "i8"),
 )  # fmt: skip
 COLLECTIVE = _table(
-    ("id", "u4"), ("scope", "u4"), ("path", "i4"), ("op", "u2"), ("role", "u2"), ("group", "u2"), ("tensors", "u2"),
-    ("sequence", "u4"), ("peer", "i4"), ("thread", "u4"), ("coalesced", "u4"), ("flags", "u1"), ("dtype", "u1"),
-    ("device", "i1"), ("span_class", "u1"), ("failed", "?"), ("begin_slack", "u4"), ("end_slack", "u4"),
-    ("bytes_in", "u8"), ("bytes_out", "u8"), ("stream", "u8"), ("begin", "i8"), ("returned", "i8"),
+    ("id", "u4"), ("scope", "u4"), ("path", "i4"), ("op", "u2"), ("role", "u2"), ("unit", "u2"), ("group", "u2"),
+    ("tensors", "u2"), ("sequence", "u4"), ("peer", "i4"), ("thread", "u4"), ("coalesced", "u4"), ("flags", "u1"),
+    ("dtype", "u1"), ("device", "i1"), ("span_class", "u1"), ("failed", "?"), ("begin_slack", "u4"),
+    ("end_slack", "u4"), ("bytes_in", "u8"), ("bytes_out", "u8"), ("stream", "u8"), ("begin", "i8"), ("returned", "i8"),
     ("completed", "i8"), ("gpu_begin", "i8"), ("gpu_end", "i8"), ("kernel_begin", "i8"), ("kernel_end", "i8"),
     ("kernels", "u2"), ("kernel_calls", "u2"),
 )  # fmt: skip
@@ -220,11 +220,20 @@ def collectives(slots: Slots, clock: Clock, spans: np.ndarray) -> np.ndarray:
         found = _join_ends(slots, clock, Kind.COLLECTIVE_END, rows, own, out["begin"], out[name])
         if phase is CollectivePhase.FAILED:
             out["failed"][found[found >= 0]] = True
+    _join_units(slots, rows, ends, out["unit"])
     untimed = ends[(slots.column(Kind.COLLECTIVE_END, "flags", ends) & CollectiveEndFlags.UNTIMED) != 0]
     taken_back = rows(slots.column(Kind.COLLECTIVE_END, "id", untimed))
     out["flags"][taken_back[taken_back >= 0]] &= 0xFF & ~int(CollectiveFlags.TIMED)
     _join_spans(slots, spans, SpanOwner.COLLECTIVE, rows, out)
     return out
+
+
+def _join_units(slots: Slots, rows: Rows, ends: np.ndarray, out: np.ndarray) -> None:
+    """String ids of units into `out` (uint16[n], zeros); the first end that tells one wins."""
+    units = slots.column(Kind.COLLECTIVE_END, "unit", ends)
+    told = np.flatnonzero(units)[::-1]
+    at = rows(slots.column(Kind.COLLECTIVE_END, "id", ends[told]))
+    out[at[at >= 0]] = units[told[at >= 0]]
 
 
 def allocator_events(slots: Slots, clock: Clock) -> np.ndarray:

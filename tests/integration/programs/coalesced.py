@@ -28,7 +28,7 @@ def point_to_point():
 
 
 def mixed():
-    with wanhook.role("tagged"), dist._coalescing_manager(device=DEVICE, async_ops=True):
+    with wanhook.role("tagged", "its unit"), dist._coalescing_manager(device=DEVICE, async_ops=True):
         dist.broadcast(FIRST, 0)
         dist.isend(FIRST, 1)
 

@@ -209,10 +209,14 @@ def subgroups():
 
 def roles():
     out = torch.empty(8)
-    with wanhook.role("qkv"):
+    with wanhook.role("qkv", "block 3"):
         dist.all_to_all_single(out, mine())
         with wanhook.role("out"):
             dist.all_to_all_single(out, mine())
+        dist.all_to_all_single(out, mine())
+        with wanhook.role("out", "block 4"):
+            dist.all_to_all_single(out, mine())
+    with wanhook.role("qkv", ""):
         dist.all_to_all_single(out, mine())
     dist.all_to_all_single(out, mine())
     return [out]

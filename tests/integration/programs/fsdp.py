@@ -103,6 +103,7 @@ CASES = {
 }
 CASES |= {
     "fsdp1 prefetch": lambda: forwards(fsdp1(forward_prefetch=True), torch.no_grad),
+    "fsdp1 original": lambda: backward(fsdp1(use_orig_params=True)),
     "fsdp2 kept": lambda: forwards(fsdp2(reshard_after_forward=False), torch.no_grad),
 }
 
