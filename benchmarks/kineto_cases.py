@@ -109,7 +109,8 @@ class Bench:
         if case.op == "all_gather":
             return functools.partial(dist.all_gather_into_tensor, result[whole], source[part], **how)
         return functools.partial(
-            dist.reduce_scatter_tensor, result[part].view(torch.float32), source[whole].view(torch.float32), **how)  # fmt: skip
+            dist.reduce_scatter_tensor, result[part].view(torch.float32), source[whole].view(torch.float32), **how
+        )
 
     def run(self, case: Case) -> None:
         call = self.call(case)

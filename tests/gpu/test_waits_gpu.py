@@ -85,7 +85,8 @@ def test_exposed_time_is_that_of_the_waits_and_belongs_to_the_all_gathers(ranks,
         inside = (calls["path"] == trace.paths.index(case)) & (calls["role"] == trace.strings.index("fsdp"))
         begin, end = exposed_intervals(trace)
         behind = behind_the_first if case.endswith(HIDDEN) else np.asarray
-        exposed, waited = (int(behind(one).sum()) for one in ((end - begin)[inside], gpu_nanoseconds(waits_of(trace, case))))
+        exposed = int(behind((end - begin)[inside]).sum())
+        waited = int(behind(gpu_nanoseconds(waits_of(trace, case))).sum())
         total = int(behind((calls["gpu_end"] - calls["gpu_begin"])[inside]).sum())
         print(f"{case} rank {answer['rank']}: {exposed} of {total} ns exposed, {waited} ns waited")
         assert inside.sum() == UNITS * FORWARDS
