@@ -1,10 +1,6 @@
 #include "device/span_timer.h"
 
 #include <cuda_runtime_api.h>
-#if defined(WANHOOK_DRIVER_EVENTS)
-#include <dlfcn.h>
-#include <cstdio>
-#endif
 
 #include <atomic>
 #include <new>
@@ -61,18 +57,8 @@ class CurrentDevice {
   bool ok_ = false;
 };
 
-#if defined(WANHOOK_DRIVER_EVENTS)
-using DriverRecord = int (*)(cudaEvent_t, cudaStream_t);
-DriverRecord driver_record = reinterpret_cast<DriverRecord>(dlsym(RTLD_DEFAULT, "cuEventRecord"));
-#endif
-
 cudaError_t record(cudaEvent_t event, cudaStream_t stream, [[maybe_unused]] HookPart part) noexcept {
   WANHOOK_TIME_HOOK(part);
-#if defined(WANHOOK_DRIVER_EVENTS)
-  static const bool said = [] { return fprintf(stderr, "driver record %p\n", (void*)driver_record) > 0; }();
-  (void)said;
-  if (driver_record != nullptr && driver_record(event, stream) == 0) return cudaSuccess;
-#endif
   return cudaEventRecord(event, stream);
 }
 

@@ -56,9 +56,10 @@ def watched_spins() -> tuple[list, list[int]]:
 
 
 def look(name: str) -> None:
-    """A memory sample at the begin of a stage."""
+    """A memory sample at the begin of a stage, of what the driver says now: it is not asked twice within 20 ms."""
     import wanhook
 
+    time.sleep(0.05)
     with wanhook.trace(name):
         pass
 
@@ -90,6 +91,7 @@ def main(recordings: str, meeting_place: str) -> None:
     rank = int(os.environ["RANK"])
     torch.cuda.set_device(0)
     calibrate()
+    torch.empty(1, device="cuda")  # a device that torch's allocator never served has no state at the start
     torch.cuda.synchronize()
     gc.collect()
     gc.disable()  # nothing is freed in the middle of a count
