@@ -1,8 +1,8 @@
 """What a hook costs where a real program calls it: `python -m benchmarks.cold_cost [--quick]`.
 
 In a loop a hook finds its own code and data in the caches; between two hooks of a program whole layers run. One alloc
-and free, one scope and one collective are measured hot, with the first two cache levels and the TLBs emptied before each
-(evicted), and with a small module's forward before each (torch ops): bare where possible, gate closed, recorded.
+and free, one scope and one collective are measured hot, with the first two cache levels and the TLBs emptied before
+each (evicted), and with a small module's forward before each (torch ops): bare where possible, gate closed, recorded.
 """
 
 from __future__ import annotations
