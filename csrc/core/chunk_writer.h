@@ -9,6 +9,7 @@
 #include <new>
 #include <string_view>
 
+#include "core/fetch_ahead.h"
 #include "core/record.h"
 #include "core/trace_file.h"
 
@@ -56,10 +57,11 @@ class ChunkWriter {
     return record;
   }
 
-  // Fetches the lines that the next put() writes. Harmless when there is no chunk, or no room in it.
+  // Fetches the lines that the next put() writes.
   void expect() const noexcept {
-    __builtin_prefetch(&chunk_->header.count, 1);
-    __builtin_prefetch(chunk_->records[count_], 1);
+    if (chunk_ == nullptr) return;
+    fetch_ahead(&chunk_->header.count);
+    fetch_place(count_);
   }
 
   // Needs has_room(slots_for_text(text.size())); the record and its text are published together.
@@ -84,7 +86,11 @@ class ChunkWriter {
     __atomic_store_n(&chunk_->header.count, count, __ATOMIC_RELEASE);
     // Nobody has touched the next record's line since the page was made. Behind the last one lies the next chunk, or
     // nothing: a prefetch does not fault.
-    __builtin_prefetch(chunk_->records[count], 1);
+    fetch_place(count);
+  }
+
+  void fetch_place(uint32_t index) const noexcept {
+    fetch_ahead(reinterpret_cast<const unsigned char*>(chunk_) + size_t{kRecordBytes} * (index + 1));
   }
 
   // No initialisers: this type must stay trivial for ThreadState. Zeroed memory is the unbound state.

@@ -52,7 +52,7 @@ class EventPool {
 
   // Index of a pair, or kNone. The device must be current.
   static constexpr uint32_t kNone = UINT32_MAX;
-  uint32_t take() noexcept;
+  [[gnu::hot]] uint32_t take() noexcept;
   void put_back(uint32_t index) noexcept;
   // Creates pairs until `count` lie ready. The resolver's part; the device must be current.
   void refill(uint32_t count) noexcept;
@@ -62,8 +62,6 @@ class EventPool {
   }
   uint32_t created() const noexcept { return created_.load(std::memory_order_relaxed); }
   uint32_t ready() const noexcept { return Head(free_.load(std::memory_order_relaxed)).ready(); }
-  // Fetches what the next take() looks at.
-  void expect() const noexcept { __builtin_prefetch(&free_, 1); }
 
  private:
   // The stack's head, one word, so that a pair is taken and counted by one locked instruction: the first free pair's

@@ -1,5 +1,6 @@
 #include <new>
 
+#include "core/fetch_ahead.h"
 #include "device/event_pool.h"
 
 namespace wanhook {
@@ -13,7 +14,7 @@ uint32_t EventPool::take() noexcept {
     const uint64_t replaced = head.then(next, head.ready() - 1);
     if (!free_.compare_exchange_weak(word, replaced, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
     // The resolver's core wrote that line last: have it here when it is the next one's turn.
-    if (next != 0) __builtin_prefetch(&pair(next - 1), 1);
+    if (next != 0) fetch_ahead(&pair(next - 1));
     return index;
   }
   return create();

@@ -99,7 +99,7 @@ class CollectiveKernel final : public c10::OperatorKernel {
  public:
   explicit CollectiveKernel(OperatorShape shape) : shape_(std::move(shape)) {}
 
-  void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
+  [[gnu::hot]] void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
     const auto arguments = torch::jit::last(*stack, shape_.arguments);
     CallTensors inputs;
     for (const size_t index : shape_.inputs) add_tensors(arguments[index], &inputs);

@@ -21,7 +21,7 @@ struct alignas(64) Counts {
 };
 Counts counts;
 
-void record(AllocatorAction action, void* address, size_t bytes) noexcept {
+[[gnu::hot]] void record(AllocatorAction action, void* address, size_t bytes) noexcept {
   Recording* recording = Recorder::active();
   if (recording == nullptr) return;
   const uint64_t sequence = counts.sequence.fetch_add(1, std::memory_order_relaxed) + 1;
@@ -41,7 +41,7 @@ void record(AllocatorAction action, void* address, size_t bytes) noexcept {
 }
 
 // Counted and numbered before the memory goes back: its address may be handed out again right after.
-void free_block(void* address) {
+[[gnu::hot]] void free_block(void* address) {
   counts.frees.fetch_add(1, std::memory_order_relaxed);
   record(AllocatorAction::kFreeRequested, address, 0);
   wrapped_delete.load(std::memory_order_relaxed)(address);
@@ -49,7 +49,7 @@ void free_block(void* address) {
 
 class RecordingCpuAllocator final : public c10::Allocator {
  public:
-  c10::DataPtr allocate(size_t bytes) override {
+  [[gnu::hot]] c10::DataPtr allocate(size_t bytes) override {
     c10::DataPtr block = wrapped.load(std::memory_order_relaxed)->allocate(bytes);
     // Only blocks that can be freed by address alone can pass through us; anything else keeps its own deleter.
     if (block.get() == nullptr || block.get_deleter() != wrapped_delete.load(std::memory_order_relaxed) ||

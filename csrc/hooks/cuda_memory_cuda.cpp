@@ -78,7 +78,7 @@ bool fold_into_last_free(DeviceEvents& events, Recording* recording, const cachi
   return true;
 }
 
-void on_trace_entry(const caching::TraceEntry& entry) noexcept {
+[[gnu::hot]] void on_trace_entry(const caching::TraceEntry& entry) noexcept {
   Recording* recording = Recorder::active();
   if (recording == nullptr) return;
   const AllocatorAction action = translate(entry.action_);

@@ -36,7 +36,7 @@ StreamRef describe(const c10::cuda::CUDAStream& stream) noexcept {
   return reference;
 }
 
-StreamRef current_stream_of_current_device() noexcept { return stream_on_device(-1); }
+[[gnu::hot]] StreamRef current_stream_of_current_device() noexcept { return stream_on_device(-1); }
 
 int current_runtime_device() noexcept {
   int device = -1;

@@ -15,14 +15,14 @@ struct Role {
   uint16_t outer;  // the tag to go back to
 };
 
-PyObject* role_enter(PyObject* self, PyObject*) {
+[[gnu::hot]] PyObject* role_enter(PyObject* self, PyObject*) {
   auto* role = reinterpret_cast<Role*>(self);
   role->outer = thread_state.role;
   thread_state.role = role->id;
   Py_RETURN_NONE;
 }
 
-PyObject* role_exit(PyObject* self, PyObject* const*, Py_ssize_t) {
+[[gnu::hot]] PyObject* role_exit(PyObject* self, PyObject* const*, Py_ssize_t) {
   thread_state.role = reinterpret_cast<Role*>(self)->outer;
   Py_RETURN_FALSE;
 }
@@ -46,7 +46,7 @@ PyTypeObject make_role_type() {
 }
 PyTypeObject role_type = make_role_type();
 
-PyObject* make_role(PyObject*, PyObject* name) {
+[[gnu::hot]] PyObject* make_role(PyObject*, PyObject* name) {
   if (!PyUnicode_Check(name)) {
     PyErr_SetString(PyExc_TypeError, "role() takes the name of the role, a str");
     return nullptr;
