@@ -6,8 +6,10 @@
 #pragma once
 
 #include <cstring>
+#include <new>
 #include <string_view>
 
+#include "core/fetch_ahead.h"
 #include "core/record.h"
 #include "core/trace_file.h"
 
@@ -43,6 +45,25 @@ class ChunkWriter {
     return reinterpret_cast<Record*>(slot);
   }
 
+  // The same without a copy: `fill` gets the zeroed record where it will lie. A record put together on the stack is
+  // copied by loads wider than the stores that made it, and those wait for every store before them, also of a line
+  // that is far away. `fill` may not put anything itself.
+  template <class Record, class Fill>
+  Record* make(const Fill& fill) noexcept {
+    static_assert(sizeof(Record) == kRecordBytes);
+    auto* record = new (chunk_->records[count_]) Record{};
+    fill(*record);
+    publish(count_ + 1);
+    return record;
+  }
+
+  // Fetches the lines that the next put() writes.
+  void expect() const noexcept {
+    if (chunk_ == nullptr) return;
+    fetch_ahead(&chunk_->header.count);
+    fetch_place(count_);
+  }
+
   // Needs has_room(slots_for_text(text.size())); the record and its text are published together.
   template <class Record>
   void put(const Record& record, std::string_view text) noexcept {
@@ -63,6 +84,13 @@ class ChunkWriter {
   void publish(uint32_t count) noexcept {
     count_ = count;
     __atomic_store_n(&chunk_->header.count, count, __ATOMIC_RELEASE);
+    // Nobody has touched the next record's line since the page was made. Behind the last one lies the next chunk, or
+    // nothing: a prefetch does not fault.
+    fetch_place(count);
+  }
+
+  void fetch_place(uint32_t index) const noexcept {
+    fetch_ahead(reinterpret_cast<const unsigned char*>(chunk_) + size_t{kRecordBytes} * (index + 1));
   }
 
   // No initialisers: this type must stay trivial for ThreadState. Zeroed memory is the unbound state.

@@ -38,6 +38,8 @@ bool write_string(Recording* recording, uint32_t id, std::string_view text) noex
 
 }  // namespace
 
+Recorder::Gate Recorder::gate_;
+
 Recorder& Recorder::get() noexcept {
   static auto* recorder = new Recorder();
   return *recorder;
@@ -48,9 +50,9 @@ Recorder::Recorder() {
 }
 
 void Recorder::close_gate_in_child() noexcept {
-  forked_child_.store(true, std::memory_order_relaxed);
-  active_.store(nullptr, std::memory_order_relaxed);
-  current_.store(nullptr, std::memory_order_relaxed);
+  gate_.forked_child.store(true, std::memory_order_relaxed);
+  gate_.active.store(nullptr, std::memory_order_relaxed);
+  gate_.current.store(nullptr, std::memory_order_relaxed);
   thread_state.recording = nullptr;
   thread_state.writer.bind(nullptr);
 }
@@ -73,10 +75,10 @@ GateResult Recorder::start(RecordingOptions options, int* error) {
     strings_written_ = 0;
     groups_written_ = 0;
     while (!write_names(recording) && recording->maintain() && recording->file().ready() > 0) continue;
-    current_.store(recording, std::memory_order_release);
+    gate_.current.store(recording, std::memory_order_release);
   }
-  holds_.store(0, std::memory_order_relaxed);
-  active_.store(recording, std::memory_order_release);
+  gate_.holds.store(0, std::memory_order_relaxed);
+  gate_.active.store(recording, std::memory_order_release);
   wake_resolver();
   return GateResult::kOk;
 }
@@ -85,8 +87,9 @@ GateResult Recorder::pause(Hold reason) noexcept {
   if (in_forked_child()) return GateResult::kForkedChild;
   std::lock_guard<std::mutex> lock(gate_mutex_);
   if (current() == nullptr) return GateResult::kNotRecording;
-  holds_.fetch_or(static_cast<uint8_t>(reason), std::memory_order_relaxed);
-  if (active_.exchange(nullptr, std::memory_order_acq_rel) != nullptr) current()->append_cold(make_gate_record(false));
+  gate_.holds.fetch_or(static_cast<uint8_t>(reason), std::memory_order_relaxed);
+  if (gate_.active.exchange(nullptr, std::memory_order_acq_rel) != nullptr)
+    current()->append_cold(make_gate_record(false));
   return GateResult::kOk;
 }
 
@@ -95,11 +98,11 @@ GateResult Recorder::resume(Hold reason) noexcept {
   std::lock_guard<std::mutex> lock(gate_mutex_);
   Recording* recording = current();
   if (recording == nullptr) return GateResult::kNotRecording;
-  const auto left = static_cast<uint8_t>(holds_.load(std::memory_order_relaxed) & ~static_cast<uint8_t>(reason));
-  holds_.store(left, std::memory_order_relaxed);
+  const auto left = static_cast<uint8_t>(gate_.holds.load(std::memory_order_relaxed) & ~static_cast<uint8_t>(reason));
+  gate_.holds.store(left, std::memory_order_relaxed);
   if (left == 0 && active() == nullptr) {
     recording->append_cold(make_gate_record(true));
-    active_.store(recording, std::memory_order_release);
+    gate_.active.store(recording, std::memory_order_release);
     wake_resolver();
   }
   return GateResult::kOk;
@@ -110,11 +113,11 @@ GateResult Recorder::stop(FileState state, uint32_t error, Recording* expected) 
   std::lock_guard<std::mutex> lock(gate_mutex_);
   Recording* recording = current();
   if (recording == nullptr || (expected != nullptr && recording != expected)) return GateResult::kNotRecording;
-  active_.store(nullptr, std::memory_order_release);
-  holds_.store(0, std::memory_order_relaxed);
+  gate_.active.store(nullptr, std::memory_order_release);
+  gate_.holds.store(0, std::memory_order_relaxed);
   {
     std::lock_guard<std::mutex> names_lock(names_mutex_);
-    current_.store(nullptr, std::memory_order_release);
+    gate_.current.store(nullptr, std::memory_order_release);
   }
   for (Unfinished& each : unfinished_) {
     if (each.recording == recording) each = {recording, true, state, error};

@@ -71,7 +71,7 @@ FileHeader make_header(const RecordingOptions& options) noexcept {
 }  // namespace
 
 Recording::Recording(const RecordingOptions& options)
-    : path_(options.path), level_(options.level), verified_(options.verified) {}
+    : level_(options.level), verified_(options.verified), path_(options.path) {}
 
 Recording* Recording::create(const RecordingOptions& options, int* error) {
   auto* recording = new Recording(options);

@@ -33,17 +33,25 @@ class Recording {
   // Writes one record into this thread's chunk; null when it was dropped. The place stays valid.
   template <class Record>
   Record* append(const Record& record) noexcept {
-    ThreadState& state = thread_state;
-    if ((state.recording != this || !state.writer.has_room(1)) && !refill(state, 1)) return nullptr;
+    ThreadState& state = this_thread();
+    if (!ready_for(state, 1)) return nullptr;
     return state.writer.put(record);
+  }
+
+  // The same without a copy: see ChunkWriter::make().
+  template <class Record, class Fill>
+  Record* append_made(const Fill& fill) noexcept {
+    ThreadState& state = this_thread();
+    if (!ready_for(state, 1)) return nullptr;
+    return state.writer.template make<Record>(fill);
   }
 
   // The same with text behind it, at most kMaxTextBytes.
   template <class Record>
   bool append(const Record& record, std::string_view text) noexcept {
     const uint32_t slots = slots_for_text(text.size());
-    ThreadState& state = thread_state;
-    if ((state.recording != this || !state.writer.has_room(slots)) && !refill(state, slots)) return false;
+    ThreadState& state = this_thread();
+    if (!ready_for(state, slots)) return false;
     state.writer.put(record, text);
     return true;
   }
@@ -55,6 +63,9 @@ class Recording {
     std::lock_guard<std::mutex> lock(cold_mutex_);
     return put_or_renew(&meta_writer_, ChunkType::kMeta, record, text, kReservedSlots);
   }
+
+  // Fetches the lines that this thread's next record goes to: for a hook that has other things to do before.
+  void expect_record() const noexcept { this_thread().writer.expect(); }
 
   // A JSON object; what is longer than kMaxTextBytes is left out.
   bool append_meta(std::string_view json) noexcept;
@@ -119,7 +130,11 @@ class Recording {
   static constexpr uint32_t kSpareChunks = 16;
 
   explicit Recording(const RecordingOptions& options);
-  bool refill(ThreadState& state, uint32_t slots) noexcept;
+  bool ready_for(ThreadState& state, uint32_t slots) noexcept {
+    const bool ready = state.recording == this && state.writer.has_room(slots);
+    return __builtin_expect(ready, 1) || refill(state, slots);
+  }
+  __attribute__((cold)) bool refill(ThreadState& state, uint32_t slots) noexcept;
   Chunk* take_returned(uint32_t slots) noexcept;
   void note_drops() noexcept;
 
@@ -135,16 +150,17 @@ class Recording {
 
   inline static std::atomic<uint32_t> next_id_{1};
 
-  const std::string path_;
-  const ScopeLevel level_;
+  // What scopes and collectives ask for lies in one cache line.
+  alignas(64) const ScopeLevel level_;
+  std::atomic<bool> resync_wanted_{false};
+  std::atomic<bool> lost_allocator_event_{false};
+  std::atomic<bool> finished_{false};
   const uint32_t verified_;
-  TraceFile file_;
+  std::atomic<int64_t> pending_spans_{0};
   std::atomic<uint32_t> next_snapshot_{1};
   std::atomic<uint32_t> next_verified_step_{0};
-  std::atomic<int64_t> pending_spans_{0};
-  std::atomic<bool> lost_allocator_event_{false};
-  std::atomic<bool> resync_wanted_{false};
-  std::atomic<bool> finished_{false};
+  const std::string path_;
+  TraceFile file_;
 
   std::mutex cold_mutex_;
   ChunkWriter meta_writer_{};

@@ -9,7 +9,8 @@ namespace wanhook {
 
 class Recording;
 
-struct ThreadState {
+// One cache line: a hook in a real program finds it cold.
+struct alignas(64) ThreadState {
   Recording* recording;  // the one that `writer` writes into
   ChunkWriter writer;
   uint32_t thread;       // index of this thread, 0 until its first record
@@ -23,5 +24,13 @@ struct ThreadState {
 
 // __thread, not thread_local: the type is trivial, and the compiler then needs no initialisation guard on each access.
 extern __thread ThreadState thread_state;
+
+// The same, by an address that the compiler keeps: in a library that is loaded later each mention of the variable by
+// its name is a call into the loader, and again after each call of anything else.
+inline ThreadState& this_thread() noexcept {
+  ThreadState* state = &thread_state;
+  __asm__("" : "+r"(state));
+  return *state;
+}
 
 }  // namespace wanhook

@@ -20,7 +20,7 @@ namespace wanhook {
 
 class DeviceTimer {
  public:
-  explicit DeviceTimer(int device) : device_(device), pool_(device), lent_(device, /*lent=*/true) {}
+  explicit DeviceTimer(int device) : pool_(device), lent_(device, /*lent=*/true), device_(device) {}
 
   // Any thread ---------------------------------------------------------------------------------------------------
   EventPool& pool() noexcept { return pool_; }
@@ -32,7 +32,7 @@ class DeviceTimer {
   void note_success() noexcept {
     if (errors_in_a_row_.load(std::memory_order_relaxed) != 0) errors_in_a_row_.store(0, std::memory_order_relaxed);
   }
-  void submit(uint32_t pair) noexcept;
+  [[gnu::hot]] void submit(uint32_t pair) noexcept;
   // A place for two events that somebody else recorded: fill in its pair, then submit it. EventPool::kNone when there
   // is none. The keeper is released on the resolver's thread, with the device current, when the span is written.
   uint32_t take_lent() noexcept;
@@ -62,21 +62,21 @@ class DeviceTimer {
   void put_back(uint32_t index) noexcept;
   void collect() noexcept;
   bool make_reference(uint64_t* tick, uint64_t* tick_after) noexcept;
-  size_t finished_prefix(const std::deque<uint32_t>& queue) noexcept;
   bool write_span(EventPair& pair) noexcept;
+  void look_for_failure() noexcept;
   void drop_pending() noexcept;
-  bool finished(uint32_t pair) noexcept;
   // Ends the timing of this device for good. The resolver says so, once.
   void fail(cudaError_t error) noexcept;
   void say_failure() noexcept;
 
-  const int device_;
+  // What begin and end of a span touch lies in the first cache line, the head of the pool and its first block included.
+  alignas(64) std::atomic<uint32_t> submitted_{0};  // index + 1, linked through EventPair::next
+  std::atomic<int> errors_in_a_row_{0};
+  std::atomic<bool> failed_{false};
   EventPool pool_;
   EventPool lent_;
-  std::atomic<bool> failed_{false};
+  const int device_;
   std::atomic<int> error_{cudaSuccess};  // why it failed
-  std::atomic<int> errors_in_a_row_{0};
-  std::atomic<uint32_t> submitted_{0};  // index + 1, linked through EventPair::next
 
   PairCost pair_cost_;
   cudaStream_t anchor_stream_ = nullptr;

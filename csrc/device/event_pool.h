@@ -18,7 +18,8 @@ namespace wanhook {
 
 class Recording;
 
-struct EventPair {
+// Own pairs use the first cache line alone.
+struct alignas(64) EventPair {
   static constexpr size_t kKeeperBytes = 32;
 
   cudaEvent_t begin = nullptr;
@@ -51,22 +52,41 @@ class EventPool {
 
   // Index of a pair, or kNone. The device must be current.
   static constexpr uint32_t kNone = UINT32_MAX;
-  uint32_t take() noexcept;
+  [[gnu::hot]] uint32_t take() noexcept;
   void put_back(uint32_t index) noexcept;
   // Creates pairs until `count` lie ready. The resolver's part; the device must be current.
   void refill(uint32_t count) noexcept;
 
-  EventPair& pair(uint32_t index) noexcept { return blocks_[index / kBlockPairs].load()[index % kBlockPairs]; }
+  EventPair& pair(uint32_t index) noexcept {
+    return blocks_[index / kBlockPairs].load(std::memory_order_acquire)[index % kBlockPairs];
+  }
   uint32_t created() const noexcept { return created_.load(std::memory_order_relaxed); }
-  uint32_t ready() const noexcept { return ready_.load(std::memory_order_relaxed); }
+  uint32_t ready() const noexcept { return Head(free_.load(std::memory_order_relaxed)).ready(); }
 
  private:
+  // The stack's head, one word, so that a pair is taken and counted by one locked instruction: the first free pair's
+  // index + 1 and the number of free ones, 20 bits each, and a tag.
+  class Head {
+   public:
+    static constexpr int kBits = 20;
+    static_assert(kBlockPairs * kMaxBlocks < (1u << kBits));
+    explicit Head(uint64_t word) noexcept : word_(word) {}
+    uint32_t first() const noexcept { return static_cast<uint32_t>(word_ & kMask); }
+    uint32_t ready() const noexcept { return static_cast<uint32_t>(word_ >> kBits & kMask); }
+    uint64_t then(uint32_t first, uint32_t ready) const noexcept {
+      return ((word_ >> 2 * kBits) + 1) << 2 * kBits | uint64_t{ready} << kBits | first;
+    }
+
+   private:
+    static constexpr uint64_t kMask = (uint64_t{1} << kBits) - 1;
+    uint64_t word_;
+  };
+
   uint32_t create() noexcept;
 
   const int device_;
   const bool lent_;
-  std::atomic<uint64_t> free_{0};  // low half: index + 1 of the first free pair; high half: tag
-  std::atomic<uint32_t> ready_{0};
+  std::atomic<uint64_t> free_{0};  // Head
   std::atomic<uint32_t> created_{0};
   std::atomic<EventPair*> blocks_[kMaxBlocks] = {};
 };

@@ -1,31 +1,33 @@
 #include <new>
 
+#include "core/fetch_ahead.h"
 #include "device/event_pool.h"
 
 namespace wanhook {
 
 uint32_t EventPool::take() noexcept {
-  uint64_t head = free_.load(std::memory_order_acquire);
-  while ((head & UINT32_MAX) != 0) {
-    const auto index = static_cast<uint32_t>(head & UINT32_MAX) - 1;
-    const uint64_t next = pair(index).next.load(std::memory_order_relaxed);
-    const uint64_t replaced = (((head >> 32) + 1) << 32) | next;
-    if (free_.compare_exchange_weak(head, replaced, std::memory_order_acq_rel, std::memory_order_acquire)) {
-      ready_.fetch_sub(1, std::memory_order_relaxed);
-      return index;
-    }
+  uint64_t word = free_.load(std::memory_order_acquire);
+  while (Head(word).first() != 0) {
+    const Head head(word);
+    const uint32_t index = head.first() - 1;
+    const uint32_t next = pair(index).next.load(std::memory_order_relaxed);
+    const uint64_t replaced = head.then(next, head.ready() - 1);
+    if (!free_.compare_exchange_weak(word, replaced, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+    // The resolver's core wrote that line last: have it here when it is the next one's turn.
+    if (next != 0) fetch_ahead(&pair(next - 1));
+    return index;
   }
   return create();
 }
 
 void EventPool::put_back(uint32_t index) noexcept {
-  uint64_t head = free_.load(std::memory_order_relaxed);
+  uint64_t word = free_.load(std::memory_order_relaxed);
   uint64_t replaced = 0;
   do {
-    pair(index).next.store(static_cast<uint32_t>(head & UINT32_MAX), std::memory_order_relaxed);
-    replaced = (((head >> 32) + 1) << 32) | (index + 1);
-  } while (!free_.compare_exchange_weak(head, replaced, std::memory_order_acq_rel, std::memory_order_relaxed));
-  ready_.fetch_add(1, std::memory_order_relaxed);
+    const Head head(word);
+    pair(index).next.store(head.first(), std::memory_order_relaxed);
+    replaced = head.then(index + 1, head.ready() + 1);
+  } while (!free_.compare_exchange_weak(word, replaced, std::memory_order_acq_rel, std::memory_order_relaxed));
 }
 
 void EventPool::refill(uint32_t count) noexcept {

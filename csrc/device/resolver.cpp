@@ -19,11 +19,12 @@
 namespace wanhook::resolver {
 namespace {
 
-constexpr int64_t kRound = 10'000'000;
+constexpr int64_t kNap = 10'000'000;
 // In a muted step: what a recorded one left to do is done in the next recorded one, which it belongs to.
-constexpr int64_t kMutedRound = 1'000'000'000;
+constexpr int64_t kMutedNap = 1'000'000'000;
 constexpr int64_t kSamplePeriod = 1'000'000'000;
 
+std::atomic<int64_t> nap{kNap};
 std::atomic<bool> running{false};
 std::atomic<bool> give_up{false};
 
@@ -62,7 +63,7 @@ class Rounds {
       for (const Recorder::Unfinished& each : unfinished) {
         if (each.stopped) finish_if_done(each);
       }
-      Recorder::get().resolver_wake().sleep(Recorder::muted() ? kMutedRound : kRound);
+      Recorder::get().resolver_wake().sleep(Recorder::muted() ? kMutedNap : nap.load(std::memory_order_relaxed));
     }
   }
 
@@ -155,6 +156,8 @@ bool ensure_running() noexcept {
   if (error != 0) running.store(false);
   return error == 0;
 }
+
+void set_nap(int64_t nanoseconds) noexcept { nap.store(nanoseconds, std::memory_order_relaxed); }
 
 bool wait_finished(Recording* recording, int64_t timeout_ns) noexcept {
   if (Recorder::in_forked_child()) return true;

@@ -20,6 +20,14 @@ bool samples_memory(const Scope& scope) noexcept {
   return scope.level == ScopeLevel::kStage && !scope.captured && scope.verify != ScopeVerify::kMuted;
 }
 
+template <class Fill>
+bool append_begin(Recording* recording, std::string_view args, const Fill& fill) noexcept {
+  if (args.empty()) return recording->append_made<ScopeBeginRecord>(fill) != nullptr;
+  ScopeBeginRecord record{};
+  fill(record);
+  return recording->append(record, args);
+}
+
 }  // namespace
 
 void set_stream_provider(const StreamProvider* provider) noexcept {
@@ -52,6 +60,7 @@ Scope begin_scope(const ScopeRequest& request) noexcept {
   Recording* recording = Recorder::active();
   if (recording == nullptr || request.level > recording->level()) return scope;
   WANHOOK_TIME_HOOK(HookPart::kScopeBegin);
+  recording->expect_record();
   resync_if_wanted(recording);
   const StreamRef stream = current_stream();
   scope.recording = recording;
@@ -60,23 +69,23 @@ Scope begin_scope(const ScopeRequest& request) noexcept {
   scope.captured = stream.capturing;
   if (request.verify && !scope.captured) scope.verify = step_check::begin(recording);
 
-  ScopeBeginRecord record{};
-  record.kind = static_cast<uint8_t>(Kind::kScopeBegin);
-  record.level = static_cast<uint8_t>(request.level);
-  record.type = static_cast<uint8_t>(request.type);
-  record.name = request.name;
-  record.id = scope.id;
-  record.parent = request.parent;
-  record.text_bytes = static_cast<uint32_t>(request.args.size());
-  record.tick = tick_now();
+  const uint64_t tick = tick_now();
   scope.timer = SpanTimer::begin(recording, stream);
-  record.device = static_cast<int8_t>(scope.timer == 0 ? -1 : stream.device);
-  record.stream = reinterpret_cast<uint64_t>(stream.stream);
-  record.timed = scope.timer != 0;
-  record.verify = static_cast<uint8_t>(scope.verify);
-  const bool written =
-      request.args.empty() ? recording->append(record) != nullptr : recording->append(record, request.args);
-  if (!written) {
+  const auto fill = [&](ScopeBeginRecord& record) noexcept {
+    record.kind = static_cast<uint8_t>(Kind::kScopeBegin);
+    record.level = static_cast<uint8_t>(request.level);
+    record.type = static_cast<uint8_t>(request.type);
+    record.name = request.name;
+    record.id = scope.id;
+    record.parent = request.parent;
+    record.text_bytes = static_cast<uint32_t>(request.args.size());
+    record.tick = tick;
+    record.device = static_cast<int8_t>(scope.timer == 0 ? -1 : stream.device);
+    record.stream = reinterpret_cast<uint64_t>(stream.stream);
+    record.timed = scope.timer != 0;
+    record.verify = static_cast<uint8_t>(scope.verify);
+  };
+  if (!append_begin(recording, request.args, fill)) {
     SpanTimer::abandon(scope.timer);
     if (scope.verify != ScopeVerify::kNone) step_check::end(recording, scope.verify);
     return Scope{};
@@ -93,15 +102,16 @@ float end_scope(const Scope& scope, uint8_t flags) noexcept {
     return 0;
   }
   WANHOOK_TIME_HOOK(HookPart::kScopeEnd);
+  scope.recording->expect_record();
   float used = 0;
   if (samples_memory(scope)) used = sample_memory(scope.recording, scope.id, SampleEdge::kScopeEnd);
   SpanTimer::end(scope.timer, SpanOwner::kScope, scope.id);
-  ScopeEndRecord record{};
-  record.kind = static_cast<uint8_t>(Kind::kScopeEnd);
-  record.flags = flags;
-  record.id = scope.id;
-  record.tick = tick_now();
-  scope.recording->append(record);
+  scope.recording->append_made<ScopeEndRecord>([&](ScopeEndRecord& record) noexcept {
+    record.kind = static_cast<uint8_t>(Kind::kScopeEnd);
+    record.flags = flags;
+    record.id = scope.id;
+    record.tick = tick_now();
+  });
   if (scope.verify != ScopeVerify::kNone) step_check::end(scope.recording, scope.verify);
   return used;
 }

@@ -30,9 +30,9 @@ struct ScopeRequest {
   std::string_view args;  // JSON object, at most kMaxTextBytes
 };
 
-Scope begin_scope(const ScopeRequest& request) noexcept;
+[[gnu::hot]] Scope begin_scope(const ScopeRequest& request) noexcept;
 // The share in use at the end, like Scope::used.
-float end_scope(const Scope& scope, uint8_t flags) noexcept;
+[[gnu::hot]] float end_scope(const Scope& scope, uint8_t flags) noexcept;
 void mark(uint32_t name, std::string_view args) noexcept;
 
 // Called at the edges of stage scopes with the recording, the scope's id and the edge: the torch layer samples memory.

@@ -34,9 +34,9 @@ struct DeviceInUse {
 class SpanTimer {
  public:
   // Number of a running pair, 0 when none could be had (untimed).
-  static uint32_t begin(Recording* recording, StreamRef stream) noexcept;
+  [[gnu::hot]] static uint32_t begin(Recording* recording, StreamRef stream) noexcept;
   // Records the end event on the stream noted at begin and hands the pair to the resolver.
-  static void end(uint32_t timer, SpanOwner owner_type, uint32_t owner) noexcept;
+  [[gnu::hot]] static void end(uint32_t timer, SpanOwner owner_type, uint32_t owner) noexcept;
   // Gives the pair back without a span.
   static void abandon(uint32_t timer) noexcept;
 

@@ -25,8 +25,9 @@ namespace {
 // One call that is being recorded, from its begin record to its end record, also when the call throws.
 class RecordedCall {
  public:
-  // `work_tells_time`: the Work that the call returns does, and no events of ours are needed.
-  RecordedCall(Recording* recording, const CollectiveRecord& record, StreamRef stream, bool work_tells_time) noexcept
+  // `record` outlives the call: a copy would read what has just been written piece by piece. `work_tells_time`: the Work
+  // that the call returns does, and no events of ours are needed.
+  RecordedCall(Recording* recording, CollectiveRecord& record, StreamRef stream, bool work_tells_time) noexcept
       : recording_(recording), id_(record.id), record_(record), work_tells_time_(work_tells_time) {
     if ((record_.flags & kCollectiveTimed) != 0 && !work_tells_time_) {
       timer_ = SpanTimer::begin(recording, stream);
@@ -71,7 +72,7 @@ class RecordedCall {
 
   Recording* recording_;
   uint32_t id_;
-  CollectiveRecord record_;
+  CollectiveRecord& record_;
   const bool work_tells_time_;
   uint32_t timer_ = 0;
   bool written_ = false;
@@ -79,11 +80,32 @@ class RecordedCall {
   CollectivePhase phase_ = CollectivePhase::kFailed;
 };
 
+// The group an argument holds, without the eight reference counts that toCustomClass() moves on its way. The schema has
+// checked its class.
+class BorrowedGroup {
+ public:
+  explicit BorrowedGroup(const c10::IValue& argument)
+      : group_(c10::intrusive_ptr<c10d::ProcessGroup>::reclaim(pointer_in(argument))) {}
+  ~BorrowedGroup() { group_.release(); }
+  BorrowedGroup(const BorrowedGroup&) = delete;
+  BorrowedGroup& operator=(const BorrowedGroup&) = delete;
+  const c10::intrusive_ptr<c10d::ProcessGroup>& get() const noexcept { return group_; }
+
+ private:
+  static c10d::ProcessGroup* pointer_in(const c10::IValue& argument) {
+    const void* held = argument.toObjectRef().getSlot(0).internalToPointer();
+    auto* target = static_cast<c10::intrusive_ptr_target*>(const_cast<void*>(held));
+    return static_cast<c10d::ProcessGroup*>(static_cast<torch::CustomClassHolder*>(target));
+  }
+
+  c10::intrusive_ptr<c10d::ProcessGroup> group_;
+};
+
 class CollectiveKernel final : public c10::OperatorKernel {
  public:
   explicit CollectiveKernel(OperatorShape shape) : shape_(std::move(shape)) {}
 
-  void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
+  [[gnu::hot]] void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
     WANHOOK_HOOK_BEGINS(entered);
     const auto arguments = torch::jit::last(*stack, shape_.arguments);
     CallTensors inputs;
@@ -92,7 +114,7 @@ class CollectiveKernel final : public c10::OperatorKernel {
     for (const size_t index : shape_.outputs) add_tensors(arguments[index], &outputs);
     if (inputs.has_python_key || outputs.has_python_key) return call(handle, keys, stack);
 
-    KnownGroup* group = find_group(arguments[shape_.group].toCustomClass<c10d::ProcessGroup>());
+    KnownGroup* group = find_group(BorrowedGroup(arguments[shape_.group]).get());
     std::atomic<uint32_t>& counter = shape_.point_to_point ? group->point_to_point : group->collectives;
     const uint32_t sequence = counter.fetch_add(1, std::memory_order_relaxed);
     const bool member = coalesced_calls.depth > 0;
@@ -100,6 +122,7 @@ class CollectiveKernel final : public c10::OperatorKernel {
     Recording* recording = Recorder::active();
     if (recording == nullptr) return call(handle, keys, stack);
 
+    recording->expect_record();
     resync_if_wanted(recording);
     StreamRef stream;
     CollectiveRecord record = describe(inputs, outputs, arguments, *group, &stream);
@@ -181,7 +204,7 @@ class CollectiveKernel final : public c10::OperatorKernel {
   bool keeps_events(c10::ArrayRef<c10::IValue> arguments, KnownGroup& group) const {
     NcclEvents events = group.nccl_events.load(std::memory_order_relaxed);
     if (events == NcclEvents::kNotAsked) {
-      const bool kept = keep_nccl_events(*arguments[shape_.group].toCustomClass<c10d::ProcessGroup>());
+      const bool kept = keep_nccl_events(*BorrowedGroup(arguments[shape_.group]).get());
       events = kept ? NcclEvents::kKept : NcclEvents::kNone;
       group.nccl_events.store(events, std::memory_order_relaxed);
     }

@@ -11,14 +11,14 @@ namespace wanhook {
 // `unit`: thread_state.unit on the thread that called, else 0.
 inline void write_collective_end(Recording* recording, uint32_t id, CollectivePhase phase, uint8_t flags = 0,
                                  uint16_t unit = 0) noexcept {
-  CollectiveEndRecord record{};
-  record.kind = static_cast<uint8_t>(Kind::kCollectiveEnd);
-  record.phase = static_cast<uint8_t>(phase);
-  record.flags = flags;
-  record.id = id;
-  record.tick = tick_now();
-  record.unit = unit;
-  recording->append(record);
+  recording->append_made<CollectiveEndRecord>([&](CollectiveEndRecord& record) noexcept {
+    record.kind = static_cast<uint8_t>(Kind::kCollectiveEnd);
+    record.phase = static_cast<uint8_t>(phase);
+    record.flags = flags;
+    record.id = id;
+    record.tick = tick_now();
+    record.unit = unit;
+  });
 }
 
 // Stamps the end of a host collective. The callback runs on gloo's thread, without the GIL; it only writes a record.

@@ -22,7 +22,7 @@ constexpr int kMaxDevices = 64;
 
 // Written under the device's allocator lock, but for end_folding(). `sequence` is stored last, with release order: who
 // reads a number sees the last_free of that event.
-struct DeviceEvents {
+struct alignas(64) DeviceEvents {
   std::atomic<uint64_t> sequence{0};
   std::atomic<AllocatorRecord*> last_free{nullptr};  // the last event, if it was a FREE_REQUESTED
   Recording* recording = nullptr;                    // that last_free belongs to
@@ -79,35 +79,38 @@ bool fold_into_last_free(DeviceEvents& events, Recording* recording, const cachi
   return true;
 }
 
-void on_trace_entry(const caching::TraceEntry& entry) noexcept {
+[[gnu::hot]] void on_trace_entry(const caching::TraceEntry& entry) noexcept {
   Recording* recording = Recorder::active();
   if (recording == nullptr) return;
   WANHOOK_TIME_HOOK(HookPart::kAllocatorEntry);
   const AllocatorAction action = translate(entry.action_);
   // Some versions give every SNAPSHOT entry device 0, whatever lock is held: only those of our own snapshot have a
   // place.
-  const int device = action == AllocatorAction::kSnapshot ? next_snapshot_device() : entry.device_;
+  const bool snapshot = __builtin_expect(action == AllocatorAction::kSnapshot, 0);
+  const int device = snapshot ? next_snapshot_device() : entry.device_;
   if (device < 0 || device >= kMaxDevices) return;
   DeviceEvents& events = device_events[device];
   if (action == AllocatorAction::kFreeCompleted && fold_into_last_free(events, recording, entry)) return;
 
-  AllocatorRecord record{};
-  record.kind = static_cast<uint8_t>(Kind::kAllocator);
-  record.action = static_cast<uint8_t>(action);
-  record.device = static_cast<int8_t>(device);
-  record.scope = thread_state.scope;
-  record.tick = tick_of(entry);
-  record.sequence = events.sequence.load(std::memory_order_relaxed) + 1;
-  record.address = entry.addr_;
-  record.size = entry.size_;
-  record.stream = reinterpret_cast<uint64_t>(entry.stream_);
-  record.pool = pool_id_of(entry);
-  AllocatorRecord* place = recording->append(record);
-  if (place == nullptr) recording->allocator_event_lost();
-  if (action == AllocatorAction::kSnapshot) note_snapshot_sequence(device, record.sequence);
+  const uint64_t sequence = events.sequence.load(std::memory_order_relaxed) + 1;
+  const uint32_t scope = this_thread().scope;
+  AllocatorRecord* place = recording->append_made<AllocatorRecord>([&](AllocatorRecord& record) noexcept {
+    record.kind = static_cast<uint8_t>(Kind::kAllocator);
+    record.action = static_cast<uint8_t>(action);
+    record.device = static_cast<int8_t>(device);
+    record.scope = scope;
+    record.tick = tick_of(entry);
+    record.sequence = sequence;
+    record.address = entry.addr_;
+    record.size = entry.size_;
+    record.stream = reinterpret_cast<uint64_t>(entry.stream_);
+    record.pool = pool_id_of(entry);
+  });
+  if (__builtin_expect(place == nullptr, 0)) recording->allocator_event_lost();
+  if (__builtin_expect(action == AllocatorAction::kSnapshot, 0)) note_snapshot_sequence(device, sequence);
   events.last_free.store(action == AllocatorAction::kFreeRequested ? place : nullptr, std::memory_order_relaxed);
   events.recording = recording;
-  events.sequence.store(record.sequence, std::memory_order_release);
+  events.sequence.store(sequence, std::memory_order_release);
 }
 
 }  // namespace

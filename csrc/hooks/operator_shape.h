@@ -39,6 +39,6 @@ struct CallTensors {
   bool has_cuda = false;
   bool has_python_key = false;
 };
-void add_tensors(const c10::IValue& value, CallTensors* tensors);
+[[gnu::hot]] void add_tensors(const c10::IValue& value, CallTensors* tensors);
 
 }  // namespace wanhook

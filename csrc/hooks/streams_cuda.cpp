@@ -36,7 +36,7 @@ StreamRef describe(const c10::cuda::CUDAStream& stream) noexcept {
   return reference;
 }
 
-StreamRef current_stream_of_current_device() noexcept { return stream_on_device(-1); }
+[[gnu::hot]] StreamRef current_stream_of_current_device() noexcept { return stream_on_device(-1); }
 
 // A guard that cannot go back to a device without a context leaves its own one current and has torch remember the
 // other: the thread's next work goes there, as soon as some thread has made that context.

@@ -17,7 +17,7 @@ struct Role {
   uint16_t outer_unit;
 };
 
-PyObject* role_enter(PyObject* self, PyObject*) {
+[[gnu::hot]] PyObject* role_enter(PyObject* self, PyObject*) {
   auto* role = reinterpret_cast<Role*>(self);
   role->outer_id = thread_state.role;
   role->outer_unit = thread_state.unit;
@@ -26,7 +26,7 @@ PyObject* role_enter(PyObject* self, PyObject*) {
   Py_RETURN_NONE;
 }
 
-PyObject* role_exit(PyObject* self, PyObject* const*, Py_ssize_t) {
+[[gnu::hot]] PyObject* role_exit(PyObject* self, PyObject* const*, Py_ssize_t) {
   const auto* role = reinterpret_cast<Role*>(self);
   thread_state.role = role->outer_id;
   thread_state.unit = role->outer_unit;
@@ -52,7 +52,7 @@ PyTypeObject make_role_type() {
 }
 PyTypeObject role_type = make_role_type();
 
-PyObject* make_role(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+[[gnu::hot]] PyObject* make_role(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   if (count < 1 || count > 2 || !PyUnicode_Check(arguments[0]) || !PyUnicode_Check(arguments[count - 1])) {
     PyErr_SetString(PyExc_TypeError, "role() takes the name of the role and, if need be, that of a unit, both str");
     return nullptr;

@@ -80,7 +80,7 @@ PyObject* path_of(const OpenScope* scope) {
 }
 
 // Borrowed; null when no scope is open in this context. Scopes that were closed from outside are skipped.
-OpenScope* innermost_open() {
+[[gnu::hot]] OpenScope* innermost_open() {
   PyObject* value = nullptr;
   if (PyContextVar_Get(current_scope, nullptr, &value) < 0) {
     PyErr_Clear();
@@ -93,14 +93,14 @@ OpenScope* innermost_open() {
   return scope;
 }
 
-void set_innermost(OpenScope* scope) {
+[[gnu::hot]] void set_innermost(OpenScope* scope) {
   PyObject* token = PyContextVar_Set(current_scope, scope == nullptr ? Py_None : reinterpret_cast<PyObject*>(scope));
   if (token == nullptr) PyErr_Clear();
   Py_XDECREF(token);
   thread_state.scope = id_of(in_current_recording(scope));
 }
 
-void open_scope_dealloc(PyObject* self) {
+[[gnu::hot]] void open_scope_dealloc(PyObject* self) {
   auto* scope = reinterpret_cast<OpenScope*>(self);
   Py_DECREF(scope->name);
   Py_XDECREF(reinterpret_cast<PyObject*>(scope->parent));
@@ -163,7 +163,7 @@ void tell_left(long number, uint32_t id) {
   Py_XDECREF(result);
 }
 
-PyObject* trace_enter(PyObject* self, PyObject*) {
+[[gnu::hot]] PyObject* trace_enter(PyObject* self, PyObject*) {
   auto* trace = reinterpret_cast<Trace*>(self);
   OpenScope* outer = innermost_open();
   const long started = start_recording_if_outermost(trace);
@@ -206,7 +206,7 @@ void close_scope(OpenScope* scope, uint8_t flags) {
   scope->scope.used = end_scope(scope->scope, flags);
 }
 
-void leave(OpenScope* scope, uint8_t flags) {
+[[gnu::hot]] void leave(OpenScope* scope, uint8_t flags) {
   if (scope->closed) return;
   OpenScope* innermost = innermost_open();
   const bool ours = encloses(scope, innermost);
@@ -240,7 +240,7 @@ void call_end_recording(long number) {
   Py_XDECREF(result);
 }
 
-PyObject* trace_exit(PyObject* self, PyObject* const* args, Py_ssize_t count) {
+[[gnu::hot]] PyObject* trace_exit(PyObject* self, PyObject* const* args, Py_ssize_t count) {
   auto* trace = reinterpret_cast<Trace*>(self);
   OpenScope* scope = trace->innermost_use;
   if (scope == nullptr) {
@@ -266,7 +266,7 @@ PyObject* trace_call(PyObject* self, PyObject* args, PyObject* keywords) {
   return PyObject_CallFunctionObjArgs(decorate, self, function, nullptr);
 }
 
-void trace_dealloc(PyObject* self) {
+[[gnu::hot]] void trace_dealloc(PyObject* self) {
   auto* trace = reinterpret_cast<Trace*>(self);
   Py_XDECREF(trace->name);
   Py_XDECREF(trace->out);
@@ -349,7 +349,7 @@ bool check_name(PyObject* const* args, Py_ssize_t count, const char* function) {
   return false;
 }
 
-Trace* new_trace(PyObject* name, ScopeLevel level) {
+[[gnu::hot]] Trace* new_trace(PyObject* name, ScopeLevel level) {
   auto* trace = PyObject_New(Trace, &trace_type);
   if (trace == nullptr) return nullptr;
   Py_INCREF(name);
@@ -363,7 +363,7 @@ Trace* new_trace(PyObject* name, ScopeLevel level) {
   return trace;
 }
 
-PyObject* make_trace(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+[[gnu::hot]] PyObject* make_trace(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
   if (!check_name(args, count, "trace")) return nullptr;
   Trace* trace = new_trace(args[0], ScopeLevel::kStage);
   if (trace == nullptr || keywords == nullptr) return reinterpret_cast<PyObject*>(trace);
@@ -382,7 +382,7 @@ PyObject* make_trace(PyObject*, PyObject* const* args, Py_ssize_t count, PyObjec
 }
 
 // A Trace knows its uses as a stack, so each call of a decorated function, on whatever thread or task, needs its own.
-PyObject* make_again(PyObject*, PyObject* argument) {
+[[gnu::hot]] PyObject* make_again(PyObject*, PyObject* argument) {
   if (!Py_IS_TYPE(argument, &trace_type)) {
     PyErr_SetString(PyExc_TypeError, "again() takes what trace() returned");
     return nullptr;

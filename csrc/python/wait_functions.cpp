@@ -10,7 +10,7 @@ namespace {
 // Constant-initialised and in one file only: no initialisation guard.
 thread_local Scope open_wait;
 
-PyObject* begin_wait(PyObject*, PyObject* name) {
+[[gnu::hot]] PyObject* begin_wait(PyObject*, PyObject* name) {
   if (!PyUnicode_Check(name)) {
     PyErr_SetString(PyExc_TypeError, "begin_wait() takes the name of the wait, a str");
     return nullptr;
@@ -25,7 +25,7 @@ PyObject* begin_wait(PyObject*, PyObject* name) {
   return PyBool_FromLong(open_wait.recording != nullptr);
 }
 
-PyObject* end_wait(PyObject*, PyObject*) {
+[[gnu::hot]] PyObject* end_wait(PyObject*, PyObject*) {
   end_scope(open_wait, 0);
   open_wait = Scope{};
   Py_RETURN_NONE;

@@ -25,7 +25,7 @@ constexpr unsigned cudaStreamNonBlocking = 1;
 
 struct FakeCuda {
   double now_ms = 0;
-  cudaError_t broken = cudaSuccess;  // what every query answers once it is set
+  cudaError_t broken = cudaSuccess;  // what every question answers once it is set
 };
 inline FakeCuda fake_cuda;
 
@@ -61,6 +61,7 @@ inline cudaError_t cudaEventQuery(cudaEvent_t event) {
   return event->done ? cudaSuccess : cudaErrorNotReady;
 }
 inline cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
+  if (fake_cuda.broken != cudaSuccess) return fake_cuda.broken;
   if (std::isnan(from->at_ms) || std::isnan(to->at_ms)) return cudaErrorInvalidResourceHandle;
   if (!from->done || !to->done) return cudaErrorNotReady;
   *milliseconds = static_cast<float>(to->at_ms - from->at_ms);
