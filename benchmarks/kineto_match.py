@@ -115,11 +115,13 @@ def join(trace: Trace, kernels: Kernels, known: dict[str, int]) -> tuple[np.ndar
     calls, less, number = calls[number >= 0], less[number >= 0], number[number >= 0]
     begin = trace.clock.to_realtime(np.where(calls["gpu_begin"] >= 0, calls["gpu_begin"], calls["begin"]))
     nccl = kernels.named("nccl")
-    rows, problems, shifts = [], [], []
+    rows, problems, shifts, before = [], [], [], np.iinfo(np.int64).min
     for session in np.unique(kernels.session).tolist():
         own = nccl[kernels.session[nccl] == session]
-        low, high = kernels.start[kernels.session == session].min(), kernels.end[kernels.session == session].max()
-        inside = np.flatnonzero((begin > low - NEAR) & (begin < high))
+        high = kernels.end[kernels.session == session].max()
+        # A session ends with an idle GPU, and the next one begins behind it.
+        inside = np.flatnonzero((begin > max(before, kernels.start[own].min(initial=high) - NEAR)) & (begin < high))
+        before = high
         # Kernels run in the order of the calls: NCCL orders the calls of a communicator, whatever their streams.
         inside = inside[np.argsort(calls["begin"][inside], kind="stable")]
         timed = calls["gpu_begin"][inside] >= 0

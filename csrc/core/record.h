@@ -191,6 +191,7 @@ enum CollectiveFlags : uint8_t {
   kCollectiveCoalesced = 8,   // member of a coalesced group, or the group itself
   kCollectiveTimed = 16,      // a GpuSpan (CUDA) or a completion (host) will follow, unless the end says otherwise
   kCollectiveGroup = 32,      // stands for a coalesced group: `tensors` counts its members
+  kCollectiveAroundEvents = 64,  // synchronous: two timing events of NCCL's lie within the two of ours
 };
 
 struct CollectiveRecord {

@@ -25,11 +25,10 @@ namespace {
 // One call that is being recorded, from its begin record to its end record, also when the call throws.
 class RecordedCall {
  public:
-  // `record` outlives the call: a copy would read what has just been written piece by piece. `work_tells_time`: the Work
-  // that the call returns does, and no events of ours are needed.
-  RecordedCall(Recording* recording, CollectiveRecord& record, StreamRef stream, bool work_tells_time) noexcept
-      : recording_(recording), id_(record.id), record_(record), work_tells_time_(work_tells_time) {
-    if ((record_.flags & kCollectiveTimed) != 0 && !work_tells_time_) {
+  // `record` outlives the call: a copy would read what has just been written piece by piece.
+  RecordedCall(Recording* recording, CollectiveRecord& record, StreamRef stream) noexcept
+      : recording_(recording), id_(record.id), record_(record) {
+    if ((record_.flags & kCollectiveTimed) != 0 && !work_tells_time()) {
       timer_ = SpanTimer::begin(recording, stream);
       if (timer_ == 0) record_.flags &= static_cast<uint8_t>(~kCollectiveTimed);
     }
@@ -48,23 +47,21 @@ class RecordedCall {
   RecordedCall& operator=(const RecordedCall&) = delete;
 
   void returned() noexcept { phase_ = CollectivePhase::kReturned; }
-  bool awaits_work() const noexcept { return written_ && (record_.flags & kCollectiveTimed) != 0 && work_tells_time_; }
-  bool time_by(const c10::IValue& result) noexcept {
-    const bool timed = try_to_time_by(result);
-    if (!timed) end_flags_ = kCollectiveUntimed;
-    return timed;
+  bool awaits_work() const noexcept { return written_ && (record_.flags & kCollectiveTimed) != 0 && work_tells_time(); }
+  void time_by(const c10::IValue& result) noexcept {
+    if (!try_to_time_by(result)) end_flags_ = kCollectiveUntimed;
   }
 
  private:
+  // Of a synchronous CUDA call two events of ours do: torch gives its Work to nobody.
+  bool work_tells_time() const noexcept { return record_.device < 0 || (record_.flags & kCollectiveAsync) != 0; }
   bool try_to_time_by(const c10::IValue& result) noexcept {
     try {
       const auto work = result.toCustomClass<c10d::Work>();
       if (!work) return false;
       if (record_.device < 0) return stamp_completion(*work, recording_, id_);
       const int32_t peer = (record_.flags & kCollectiveP2p) != 0 ? record_.peer : -1;
-      const bool on_own_stream = (record_.flags & kCollectiveAsync) != 0;
-      const uint64_t queue = on_own_stream ? nccl_queue(record_.group, peer) : record_.stream;
-      return time_nccl_work(recording_, *work, {id_, record_.device, queue});
+      return time_nccl_work(recording_, *work, {id_, record_.device, nccl_queue(record_.group, peer)});
     } catch (...) {
       return false;
     }
@@ -73,7 +70,6 @@ class RecordedCall {
   Recording* recording_;
   uint32_t id_;
   CollectiveRecord& record_;
-  const bool work_tells_time_;
   uint32_t timer_ = 0;
   bool written_ = false;
   uint8_t end_flags_ = 0;
@@ -130,13 +126,12 @@ class CollectiveKernel final : public c10::OperatorKernel {
     record.id = recording->next_id();
     record.tick = tick_now();
     if (member) join_coalesced(record);
-    RecordedCall recorded(recording, record, stream, work_tells_time(record, *group));
+    RecordedCall recorded(recording, record, stream);
     WANHOOK_HOOK_ENDS(HookPart::kCollectiveBefore, entered);
     call(handle, keys, stack);
     recorded.returned();
-    if (recorded.awaits_work() && shape_.work >= 0 &&
-        !recorded.time_by(torch::jit::last(*stack, shape_.results)[static_cast<size_t>(shape_.work)])) {
-      group->sync_works_tell_time.store(false, std::memory_order_relaxed);
+    if (recorded.awaits_work() && shape_.work >= 0) {
+      recorded.time_by(torch::jit::last(*stack, shape_.results)[static_cast<size_t>(shape_.work)]);
     }
   }
 
@@ -144,14 +139,6 @@ class CollectiveKernel final : public c10::OperatorKernel {
   static void call(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
     const c10::DispatchKeySet behind(c10::DispatchKeySet::FULL_AFTER, c10::DispatchKey::BackendSelect);
     handle.redispatchBoxed(keys & behind, stack);
-  }
-
-  // Two events of ours time a synchronous call over NCCL. Where the group keeps NCCL's, those lie within ours and make
-  // the interval longer: by 6 µs on H200.
-  bool work_tells_time(const CollectiveRecord& record, const KnownGroup& group) const noexcept {
-    if (record.device < 0 || (record.flags & kCollectiveAsync) != 0) return true;
-    return shape_.work >= 0 && group.nccl_events.load(std::memory_order_relaxed) == NcclEvents::kKept &&
-           group.sync_works_tell_time.load(std::memory_order_relaxed);
   }
 
   CollectiveRecord describe(const CallTensors& inputs, const CallTensors& outputs, c10::ArrayRef<c10::IValue> arguments,
@@ -198,6 +185,8 @@ class CollectiveKernel final : public c10::OperatorKernel {
     const bool timed =
         cuda ? group.cuda_is_nccl && !capturing && (!async || keeps_events(arguments, group)) : shape_.has_future;
     if (timed && !member) flags |= kCollectiveTimed;
+    const bool keeps = group.nccl_events.load(std::memory_order_relaxed) == NcclEvents::kKept;
+    if (cuda && !async && !member && keeps) flags |= kCollectiveAroundEvents;
     return flags;
   }
 

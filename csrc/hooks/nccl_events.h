@@ -1,4 +1,4 @@
-// The times of work as NCCL tells them: torch keeps a start and an end event of it, and these are read.
+// The times of work on a stream of NCCL's own: torch keeps a start and an end event of it, and these are read.
 //
 // Held are the events, never the Work, which keeps its tensors alive. Waiting for the Work would unstash them, and a
 // callback on its Future calls recordStream on each output, which defers frees: neither is done.
@@ -15,7 +15,7 @@ class Recording;
 struct NcclWork {
   uint32_t owner;  // id of the collective
   int device;
-  uint64_t queue;  // the stream it runs on, or what stands for one that torch does not tell: nccl_queue()
+  uint64_t queue;  // stands for the stream it runs on, which torch does not tell; see nccl_queue()
 };
 
 // Works of one group with the same `peer` (-1 unless a lone send or receive) finish in the order of their calls.

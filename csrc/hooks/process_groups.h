@@ -19,7 +19,6 @@ struct KnownGroup {
   std::atomic<uint32_t> point_to_point{0};
   std::atomic<uint32_t> coalesced{0};   // groups of calls, not calls
   std::atomic<NcclEvents> nccl_events{NcclEvents::kNotAsked};
-  std::atomic<bool> sync_works_tell_time{true};  // while they keep events; until one shows none
 };
 
 // Never null, never freed. The first call for a group takes a lock; later ones do not.

@@ -9,6 +9,7 @@ from wanhook.analysis.span_classes import (
     BUSY_BEGIN,
     BUSY_END,
     CROWDED_END,
+    EVENT,
     KERNEL_GAP,
     LAUNCH,
     PAIR,
@@ -173,7 +174,7 @@ def test_the_cost_that_the_recording_measured_is_used(tmp_path):
     busy(builder)
     trace = classified(builder, tmp_path)
     assert correction(trace).tolist() == [3_000 + KERNEL_GAP]
-    assert pair_cost(trace.meta, 0) == span_classes.PairCost(3_000 + KERNEL_GAP, 200, True)
+    assert pair_cost(trace.meta, 0) == span_classes.PairCost(3_000 + KERNEL_GAP, 200, True, 1_500)
     assert pair_cost(trace.meta, 1) == span_classes.PairCost(PAIR, span_classes.PAIR_SPREAD, False)
 
 
@@ -216,3 +217,11 @@ def test_what_ran_unseen_beside_a_call_is_within_its_bounds(builder, tmp_path):
     calls = classified(builder, tmp_path).collectives
     assert calls["span_class"].tolist() == [SpanClass.BUSY_ALONE] * 2
     assert calls["begin_slack"].tolist() == [BUSY_BEGIN, BUSY_BEGIN + 40 * US]
+
+
+def test_events_of_nccls_within_ours_cost_as_much_again(builder, tmp_path):
+    """A synchronous call of a group that keeps NCCL's events."""
+    busy(builder, flags=CollectiveFlags.TIMED | CollectiveFlags.AROUND_EVENTS)
+    trace = classified(builder, tmp_path)
+    assert only(trace) == (SpanClass.BUSY_ALONE, BUSY_BEGIN + EVENT, BUSY_END + EVENT)
+    assert correction(trace).tolist() == [PAIR + 2 * EVENT]

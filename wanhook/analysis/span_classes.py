@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 # All in ns. `python -m benchmarks.kineto_matrix` measures every one of them against Kineto.
 PAIR = 4_700  # busy-alone interval less kernel, where the recording did not measure it: 4.0 to 5.2 µs on H200
 PAIR_SPREAD = 800
+EVENT = 2_800  # from one event to the next without work between them: 2.5 to 2.8 µs on H200
 KERNEL_GAP = 1_000  # between two kernels in a row, which a memset's share of a long row holds and a pair does not
 LEAST_PAIR, MOST_PAIR, NOISY = 2_000, 12_000, 1_500  # beyond these a measurement was disturbed
 BUSY_BEGIN = 6_000  # from the begin event to the kernel, the stream being busy and the SMs free
@@ -47,11 +48,15 @@ MOST_STREAMS = 64  # whose scopes are joined and whose waits are taken out; a da
 
 @dataclass(frozen=True)
 class PairCost:
-    """What two events around a busy-alone kernel add to it, ns; `measured` on this machine, else the constants here."""
+    """What two events around a busy-alone kernel add to it, ns; `measured` on this machine, else the constants here.
+
+    `event_ns`: what each further event within the two adds, as NCCL's own do.
+    """
 
     ns: int
     spread: int
     measured: bool
+    event_ns: int = EVENT
 
 
 def pair_cost(meta: dict, device: int) -> PairCost:
@@ -62,10 +67,11 @@ def pair_cost(meta: dict, device: int) -> PairCost:
     """
     found = section(section(meta, "event_pair"), str(device))
     one, many, count, spread = (whole(found.get(name)) for name in ("one_ns", "many_ns", "many", "spread_ns"))
+    empty = whole(found.get("empty_ns"))
     if None not in (one, many, count, spread) and count > 1 and many > one and spread <= NOISY:
         cost = round(one - (many - one) / (count - 1)) + KERNEL_GAP
         if LEAST_PAIR <= cost <= MOST_PAIR:
-            return PairCost(cost, spread, True)
+            return PairCost(cost, spread, True, empty if empty is not None and 0 < empty < one else EVENT)
     return PairCost(PAIR, PAIR_SPREAD, False)
 
 
@@ -77,7 +83,7 @@ def classify(trace: Trace) -> None:
     open_ &= (calls["begin_slack"] == 0) & (calls["end_slack"] == 0)
     for device in np.unique(calls["device"][open_]).tolist():
         own = np.flatnonzero(open_ & (calls["device"] == device))
-        cost = pair_cost(trace.meta, device).ns
+        cost = _costs(calls[own], pair_cost(trace.meta, device))
         _classify_device(calls, own, scopes[scopes["device"] == device], trace.clock, cost)
 
 
@@ -88,8 +94,18 @@ def correction(trace: Trace) -> np.ndarray:
     out = np.zeros(len(calls), np.int64)
     alone = (calls["span_class"] == SpanClass.BUSY_ALONE) & (calls["gpu_begin"] >= 0)
     for device in np.unique(calls["device"][alone]).tolist():
-        out[alone & (calls["device"] == device)] = pair_cost(trace.meta, device).ns
+        own = alone & (calls["device"] == device)
+        out[own] = _costs(calls[own], pair_cost(trace.meta, device))
     return np.minimum(out, np.maximum(calls["gpu_end"] - calls["gpu_begin"], 0))
+
+
+def _costs(calls: np.ndarray, pair: PairCost) -> np.ndarray:
+    """What the events of each call add to its kernel (int64[n], ns)."""
+    return pair.ns + 2 * pair.event_ns * _around_events(calls)
+
+
+def _around_events(calls: np.ndarray) -> np.ndarray:
+    return ((calls["flags"] & CollectiveFlags.AROUND_EVENTS) != 0).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -127,7 +143,7 @@ def bounds_of(calls: np.ndarray) -> KernelBounds | None:
     )
 
 
-def _classify_device(collectives: np.ndarray, own: np.ndarray, scopes: np.ndarray, clock: Clock, pair: int) -> None:
+def _classify_device(collectives: np.ndarray, own: np.ndarray, scopes: np.ndarray, clock: Clock, pair: np.ndarray) -> None:
     calls = collectives[own]
     begin, end = calls["gpu_begin"], calls["gpu_end"]
     # A call that never returned has launched who knows when: its kernel is bounded by the interval alone.
@@ -142,12 +158,13 @@ def _classify_device(collectives: np.ndarray, own: np.ndarray, scopes: np.ndarra
     length = end - begin
     crowded = beside | ~known
     fastest = _fastest_alike(calls, np.where(classes == SpanClass.BUSY_ALONE, length - pair, -1))
-    late = np.where(idle, launched + LAUNCH - begin, BUSY_BEGIN)
+    further = EVENT * _around_events(calls)  # at either edge
+    late = np.where(idle, launched + LAUNCH - begin, BUSY_BEGIN + further)
     # Where nothing is known to have run beside, something unseen still can have kept the kernel from starting.
     waited = np.where(crowded, length - np.rint(FASTER * fastest).astype(np.int64), late + length - pair - fastest)
     late = np.where(fastest > 0, np.maximum(late, waited), np.where(crowded, length, late))
     # An end event that was reached as soon as it was recorded came after the kernel by some unknown time.
-    early = np.where(end < launched + LAUNCH, length, np.where(crowded, CROWDED_END, BUSY_END))
+    early = np.where(end < launched + LAUNCH, length, np.where(crowded, CROWDED_END, BUSY_END) + further)
     collectives["span_class"][own] = classes
     collectives["begin_slack"][own] = np.clip(late, 0, np.minimum(length, MAX_SLACK))
     collectives["end_slack"][own] = np.clip(early, 0, np.minimum(length, MAX_SLACK))

@@ -111,6 +111,7 @@ class CollectiveFlags(IntFlag):
     COALESCED = 8
     TIMED = 16
     GROUP = 32
+    AROUND_EVENTS = 64
 
 
 class CollectiveEndFlags(IntFlag):
