@@ -23,7 +23,7 @@ from native_build.cuda_toolkit import find_cuda_files
 
 _SOURCE_FOLDERS = ("core", "device", "hooks", "python")
 _REPLAY = "wanhook._replay"
-_COMPILE_FLAGS = ["-O2", "-g1", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
+_COMPILE_FLAGS = ["-O2", "-g1", "-fvisibility=hidden", "-fno-plt", "-pthread", "-Wall", "-Wextra"]
 
 
 def source_files(root: Path, cuda: bool) -> list[str]:

@@ -131,7 +131,7 @@ PyTypeObject open_scope_type = make_open_scope_type();
 
 // The number of the recording that was started for this scope; 0: none; -1: error set (an `out` that cannot be
 // written).
-long start_recording_if_outermost(const Trace* trace) {
+[[gnu::hot]] long start_recording_if_outermost(const Trace* trace) {
   if (Recorder::current() != nullptr || innermost_open() != nullptr || trace->parent != nullptr) return 0;
   if (begin_recording == nullptr || Recorder::in_forked_child() || (never_start && trace->out == nullptr)) return 0;
   PyObject* started = PyObject_CallOneArg(begin_recording, trace->out == nullptr ? Py_None : trace->out);
@@ -232,7 +232,7 @@ bool is_failure(PyObject* exception) {
          !PyErr_GivenExceptionMatches(exception, PyExc_GeneratorExit);
 }
 
-void call_end_recording(long number) {
+[[gnu::hot]] void call_end_recording(long number) {
   if (end_recording == nullptr || number == 0) return;
   PyObject* result = PyObject_CallFunction(end_recording, "l", number);
   // An exception from us must not take the place of the host program's own.

@@ -11,7 +11,7 @@ inline constexpr float kNoWatermark = 2;  // no share is that large
 void set_watermark(float share, PyObject* reached);
 
 // Read at each edge of a stage, so one load.
-float watermark() noexcept;
+[[gnu::hot]] float watermark() noexcept;
 // Takes the reference to `path`; null only clears the error that made it so. An exception of `reached` is told as
 // unraisable: it must not become the host program's.
 void tell_watermark_reached(float used, PyObject* path);
