@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from wanhook._native import BuildInfo
-from wanhook.doctor import hooks, places, software, wan
+from wanhook.doctor import costs, hooks, places, software, wan
 from wanhook.doctor.__main__ import main, render
 from wanhook.doctor.line import FAIL, OK, WARN, Line
 from wanhook.doctor.probe import ProbeFailed, _answer, probe
@@ -129,6 +129,7 @@ def test_a_good_trial():
         ({}, {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}, "streams", WARN, "one queue"),
         ({"notes": ["Something is off."]}, {}, "note", WARN, "Something is off."),
         ({"costs": {}, "not_measured": {"scope": "OSError: x"}}, {}, "scope", WARN, "not measured: OSError: x"),
+        ({"costs": {"collective": None}}, {}, "collective", WARN, "not measured: lost in noise"),
         ({"device": {"type": "cpu"}}, {}, "device", WARN, "no GPU is visible"),
     ],
 )
@@ -141,6 +142,15 @@ def test_on_the_cpu_queues_of_a_gpu_do_not_matter():
     found = by_name(hooks.lines(ON_CPU, {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}))
     assert "streams" not in found
     assert (found["allocator"].status, found["allocator"].text) == (OK, "CPU tensors are recorded")
+
+
+@pytest.mark.parametrize(("recorded", "paused", "cost"), [(900, 500, 4.0), (501, 500, None), (500, 900, None)])
+def test_a_cost_that_is_lost_in_noise_is_not_0(monkeypatch, recorded, paused, cost):
+    state = ["recorded"]
+    monkeypatch.setattr(costs.wanhook, "pause", lambda: state.append("paused"))
+    monkeypatch.setattr(costs.wanhook, "resume", lambda: state.append("recorded"))
+    monkeypatch.setattr(costs, "_timed", lambda run, device: {"recorded": recorded, "paused": paused}[state[-1]])
+    assert costs._difference(lambda: None, costs.torch.device("cpu"), 100) == cost
 
 
 def process(returncode=0, stdout="", stderr=""):

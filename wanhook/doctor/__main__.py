@@ -42,12 +42,12 @@ def _parser() -> argparse.ArgumentParser:
     return made
 
 
-def examine(options: argparse.Namespace) -> tuple[list[Line], dict[str, float]]:
-    """All answers, and the costs in ns that were measured."""
+def examine(options: argparse.Namespace) -> tuple[list[Line], dict[str, float | None]]:
+    """All answers, and the costs in ns (None: lost in noise)."""
     chosen = settings.from_environment()
     chosen = replace(chosen, out=options.out) if options.out else chosen
     answers = software.lines(software.Software.here())
-    costs: dict[str, float] = {}
+    costs: dict[str, float | None] = {}
     # An extension that was built for another torch is not loaded, not even by the probe.
     if not any(line.status == FAIL and line.name in ("torch", "extension") for line in answers):
         try:

@@ -99,9 +99,13 @@ def _costs(found: dict, on_gpu: bool) -> list[Line]:
     events = ", its event records included" if on_gpu else ""
     made = []
     for key, (name, about) in _COSTS.items():
-        if key in found["costs"]:
+        cost = found["costs"].get(key)
+        if cost is not None:
             about_it = about + (events if key != "allocator_event" else "")
-            made.append(Line(COST, name, OK, f"{found['costs'][key]:.0f} ns on the host ({about_it})"))
+            made.append(Line(COST, name, OK, f"{cost:.0f} ns on the host ({about_it})"))
+        elif key in found["costs"]:
+            remedy = "ask again when the machine is quiet"
+            made.append(Line(COST, name, WARN, "not measured: lost in noise", remedy))
         else:
             made.append(Line(COST, name, WARN, f"not measured: {found['not_measured'].get(key, 'no reason given')}"))
     return made
