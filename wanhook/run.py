@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, help="run directory; WANHOOK_OUT or a new one under wanhook-runs/ unless given"
     )
     made.add_argument("--level", choices=settings.LEVELS, help="deepest scopes to record (default: op)")
-    made.add_argument("--max-mb", type=int, help="cap of each rank's file in MiB")
+    made.add_argument("--max-mb", type=_max_mb, metavar="MIB", help="cap of each rank's file in MiB")
     made.add_argument("--no-report", action="store_true", help="print no report at the end")
     made.add_argument("command", nargs=argparse.REMAINDER, help="-- and the program with its arguments")
     return made
@@ -69,6 +69,14 @@ def main(arguments: list[str]) -> int:
         with contextlib.suppress(OSError):
             part.rmdir()  # only where nothing was recorded
     return leave(status)
+
+
+def _max_mb(value: str) -> int:
+    usable = settings.usable_max_mb(value)
+    if usable is None:
+        limits = f"from {settings.MIN_MAX_MB} to {settings.MOST_MAX_MB}"
+        raise argparse.ArgumentTypeError(f"{value!r} is not a whole number {limits}")
+    return usable
 
 
 def obstacles() -> list[str]:

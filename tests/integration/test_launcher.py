@@ -136,6 +136,14 @@ def test_usage(tmp_path):
     assert launch(tmp_path, *python("pass"), options=("--level", "deep")).returncode == 2
 
 
+@pytest.mark.parametrize("cap", ["-3", "0", "3", "64MB", "6.5", ""])
+def test_a_cap_that_cannot_be_used_is_refused_before_anything_runs(tmp_path, cap):
+    ended = launch(tmp_path, *python("print('ran')"), options=(f"--max-mb={cap}",))
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert f"{cap!r} is not a whole number from 4 to" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_autoload_that_is_switched_off_is_said(tmp_path):
     said = launch(tmp_path, *python("pass"), TORCH_DEVICE_BACKEND_AUTOLOAD="0").stderr
     assert said.startswith("wanhook: nothing will be recorded: TORCH_DEVICE_BACKEND_AUTOLOAD=0")
