@@ -182,5 +182,6 @@ def _kernels_window(problems: list[str], value: str | None) -> tuple[str, int]:
     if name and number.isascii() and number.isdecimal() and len(number) < 8 and 1 <= int(number) <= MOST_INSTANCE:
         return name, int(number)
     default = "{}:{}".format(*DEFAULT_WINDOW)
-    problems.append(f"WANHOOK_KERNELS_WINDOW={value!r} is not NAME:N, the N-th scope of that name from 1; using {default}")
+    about = "NAME:N, the N-th scope of that name from 1"
+    problems.append(f"WANHOOK_KERNELS_WINDOW={value!r} is not {about}; using {default}")
     return DEFAULT_WINDOW

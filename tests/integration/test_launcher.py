@@ -246,9 +246,7 @@ def test_exit_status_is_kept_where_nobody_reads_stderr(tmp_path):
     assert ended.returncode == 7
 
 
-_WAITING_RANK = (
-    "import os, time\n" + _RECORDED + "open('ready-' + os.environ['RANK'], 'w').close()\ntime.sleep(60)\n"
-)
+_WAITING_RANK = "import os, time\n" + _RECORDED + "open('ready-' + os.environ['RANK'], 'w').close()\ntime.sleep(60)\n"
 
 
 def interrupted_torchrun(directory: Path, launched: bool) -> tuple[int, str]:

@@ -73,8 +73,14 @@ def test_unknown_policy_is_reported(capsys):
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("", ("fsdp", "wan")), ("none", ()), ("wan", ("wan",)), ("wan, fsdp", ("wan", "fsdp")), ("wan,wan,", ("wan",)),
-     (" none", ())],
+    [
+        ("", ("fsdp", "wan")),
+        ("none", ()),
+        ("wan", ("wan",)),
+        ("wan, fsdp", ("wan", "fsdp")),
+        ("wan,wan,", ("wan",)),
+        (" none", ()),
+    ],
 )
 def test_integrations(value, expected, capsys):
     assert from_environment({"WANHOOK_INTEGRATIONS": value}).integrations == expected
@@ -89,7 +95,8 @@ def test_unknown_integration_is_reported_and_left_out(capsys):
 
 
 @pytest.mark.parametrize(
-    ("value", "named"), [("wann", "wann"), ("Wan", "Wan"), ("1", "1"), ("a,b", "a, b"), (",", "nothing"), (" ", "nothing")]
+    ("value", "named"),
+    [("wann", "wann"), ("Wan", "Wan"), ("1", "1"), ("a,b", "a, b"), (",", "nothing"), (" ", "nothing")],
 )
 def test_integrations_of_which_none_is_known_are_the_default(value, named, capsys):
     assert from_environment({"WANHOOK_INTEGRATIONS": value}).integrations == settings.INTEGRATIONS
@@ -120,7 +127,9 @@ def test_a_variable_that_is_like_none_gets_the_list(capsys):
 
 
 def test_known_variables_are_not_complained_of(capsys):
-    settings.complain_of_unknown(dict.fromkeys([*settings.VARIABLES, "WANHOOK_CUDA_HOME", "WANHOOKS", "wanhook_x"], "?"))
+    settings.complain_of_unknown(
+        dict.fromkeys([*settings.VARIABLES, "WANHOOK_CUDA_HOME", "WANHOOKS", "wanhook_x"], "?")
+    )
     assert capsys.readouterr().err == ""
 
 

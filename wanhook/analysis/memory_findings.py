@@ -137,8 +137,8 @@ def _slack(memory: list[DeviceMemory]) -> Iterator[Finding]:
     if not reserved or slack < _OF_RESERVED * reserved:
         return
     text = (
-        f"At the reserved peak of {named(state.rank)}, {mib(slack)} of {mib(reserved)} MiB ({slack / reserved:.1%}) were "
-        f"reserved but not allocated: {mib(moment.free_bytes)} MiB free in the cache, the largest piece "
+        f"At the reserved peak of {named(state.rank)}, {mib(slack)} of {mib(reserved)} MiB ({slack / reserved:.1%}) "
+        f"were reserved but not allocated: {mib(moment.free_bytes)} MiB free in the cache, the largest piece "
         f"{mib(moment.largest_free_bytes)} MiB. {_CONF}=garbage_collection_threshold:0.8, or torch.cuda.empty_cache() "
         "before that stage, gives back what lies unused."
     )
@@ -158,8 +158,8 @@ def _fragmentation(memory: list[DeviceMemory], expandable: bool) -> Iterator[Fin
         return
     where = f", in {moment.path}," if moment.path else ""
     text = (
-        f"Free memory of {named(state.rank)} is scattered: at its largest slack{where} {mib(moment.free_bytes)} MiB were "
-        f"free and the largest piece was {mib(moment.largest_free_bytes)} MiB (external fragmentation {share:.1%}). "
+        f"Free memory of {named(state.rank)} is scattered: at its largest slack{where} {mib(moment.free_bytes)} MiB "
+        f"were free and the largest piece was {mib(moment.largest_free_bytes)} MiB (external fragmentation {share:.1%}). "
         f"{_less_scattered(expandable)}."
     )
     figures = {"rank": state.rank, "free_bytes": moment.free_bytes, "largest_free_bytes": moment.largest_free_bytes}

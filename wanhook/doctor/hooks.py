@@ -24,6 +24,7 @@ def lines(found: dict, environ: Mapping[str, str] = os.environ) -> list[Line]:
         _device(found),
         _memory(found, on_gpu, environ),
         _collectives(found, on_gpu),
+        *_fsdp(found["fsdp"]),
         *_connections(on_gpu, environ),
         *(Line(AREA, "note", WARN, note) for note in found["notes"]),
         *_costs(found, on_gpu),
@@ -85,6 +86,17 @@ def _collectives(found: dict, on_gpu: bool) -> Line:
     if failed_with:
         return Line(AREA, name, WARN, f"{count} operations are hooked, but {backend} did not start: {failed_with}")
     return Line(AREA, name, OK, f"{count} operations are hooked; tried with {backend}")
+
+
+def _fsdp(found: dict) -> list[Line]:
+    points, wrapped = found["points"], found["wrapped"]
+    if not points:
+        return []  # without torch.distributed there is no FSDP either
+    text = f"{wrapped} of {points} points of FSDP1 and FSDP2 are wrapped"
+    if wrapped == points:
+        return [Line(AREA, "FSDP", OK, text)]
+    remedy = "update wanhook; this torch is newer or older than what it knows"
+    return [Line(AREA, "FSDP", WARN, f"{text}: waits or roles of FSDP are missing", remedy)]
 
 
 def _connections(on_gpu: bool, environ: Mapping[str, str]) -> list[Line]:

@@ -8,7 +8,7 @@ from wanhook.analysis.memory_owners import Owner, Source
 from wanhook.report.build import Report
 from wanhook.report.memory_details import write_details
 from wanhook.report.sheet import Sheet
-from wanhook.report.text import NOTHING, mib, percent, on_ranks, rank_cell, ranks_named, seconds, source_text
+from wanhook.report.text import NOTHING, mib, on_ranks, percent, rank_cell, ranks_named, seconds, source_text
 
 MAX_RANKS, MAX_OWNERS, MAX_OF_BASE = 16, 12, 4
 
