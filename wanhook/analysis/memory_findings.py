@@ -159,8 +159,8 @@ def _fragmentation(memory: list[DeviceMemory], expandable: bool) -> Iterator[Fin
     where = f", in {moment.path}," if moment.path else ""
     text = (
         f"Free memory of {named(state.rank)} is scattered: at its largest slack{where} {mib(moment.free_bytes)} MiB "
-        f"were free and the largest piece was {mib(moment.largest_free_bytes)} MiB (external fragmentation {share:.1%}). "
-        f"{_less_scattered(expandable)}."
+        f"were free and the largest piece was {mib(moment.largest_free_bytes)} MiB (external fragmentation "
+        f"{share:.1%}). {_less_scattered(expandable)}."
     )
     figures = {"rank": state.rank, "free_bytes": moment.free_bytes, "largest_free_bytes": moment.largest_free_bytes}
     yield Finding("fragmentation", text, figures | {"external_share": share})

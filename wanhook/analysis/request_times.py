@@ -18,8 +18,8 @@ REQUEST, LOAD = "request", "load"
 _TOTALS = ("request", "denoise_step", "expert_switch")  # said with _total behind
 _INSIDE = (
     *_TOTALS, "text_encode", "clip_encode", "audio_encode", "pose_encode", "prepare_source", "vae_encode", "denoise",
-    "dit_forward", "block", "vace_block", "self_attn",
-    "cross_attn", "attn_kernel", "ffn", "scheduler_step", "sp_gather", "offload", "vae_decode", "barrier_wait",
+    "dit_forward", "block", "vace_block", "self_attn", "cross_attn", "attn_kernel", "ffn", "scheduler_step",
+    "sp_gather", "offload", "vae_decode", "barrier_wait",
 )  # fmt: skip
 _SAVE = "save"
 _LOADING = ("load_t5", "load_vae", "load_clip", "load_audio", "load_dit", "configure", "fsdp_wrap")
