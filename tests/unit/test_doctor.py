@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from wanhook._native import BuildInfo
-from wanhook.doctor import costs, environment, hooks, places, software, wan
+from wanhook.doctor import environment, hooks, places, software, wan
 from wanhook.doctor.__main__ import main, render
 from wanhook.doctor.line import FAIL, OK, WARN, Line
 from wanhook.doctor.probe import ProbeFailed, _answer, probe
@@ -146,13 +146,25 @@ def test_on_the_cpu_queues_of_a_gpu_do_not_matter():
     assert (found["allocator"].status, found["allocator"].text) == (OK, "CPU tensors are recorded")
 
 
-@pytest.mark.parametrize(("recorded", "paused", "cost"), [(900, 500, 4.0), (501, 500, None), (500, 900, None)])
-def test_a_cost_that_is_lost_in_noise_is_not_0(monkeypatch, recorded, paused, cost):
-    state = ["recorded"]
-    monkeypatch.setattr(costs.wanhook, "pause", lambda: state.append("paused"))
-    monkeypatch.setattr(costs.wanhook, "resume", lambda: state.append("recorded"))
-    monkeypatch.setattr(costs, "_timed", lambda run, device: {"recorded": recorded, "paused": paused}[state[-1]])
-    assert costs._difference(lambda: None, costs.torch.device("cpu"), 100) == cost
+def run_apart(code):
+    """In a process of its own: what records is not for this one."""
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=120)
+
+
+def test_a_cost_that_is_lost_in_noise_is_not_0():
+    run_apart(
+        "from wanhook.doctor import costs\n"
+        "lengths = {}\n"
+        "state = ['recorded']\n"
+        "costs.wanhook.pause = lambda: state.append('paused')\n"
+        "costs.wanhook.resume = lambda: state.append('recorded')\n"
+        "costs._timed = lambda run, device: lengths[state[-1]]\n"
+        "for recorded, paused, cost in ((900, 500, 4.0), (501, 500, None), (500, 900, None)):\n"
+        "    lengths.update(recorded=recorded, paused=paused)\n"
+        "    found = costs._difference(lambda: None, costs.torch.device('cpu'), 100)\n"
+        "    assert found == cost, (recorded, paused, found)\n"
+    )
 
 
 def process(returncode=0, stdout="", stderr=""):
@@ -200,15 +212,13 @@ def test_a_real_trial_leaves_the_user_s_run_alone(tmp_path, monkeypatch):
 
 
 def test_points_of_fsdp_that_this_torch_lacks_are_counted_and_named():
-    code = (
+    run_apart(
         "import torch.distributed.fsdp._runtime_utils as there; del there._reduce_grad\n"
         "from wanhook import attach\nfrom wanhook.doctor import probe\n"
         "found = probe._fsdp_points()\n"
         "assert found['wrapped'] == found['points'] - 1, found\n"
         "assert any('_reduce_grad is not wrapped' in note for note in attach.notes()), attach.notes()\n"
     )
-    root = Path(__file__).resolve().parents[2]
-    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=120)
 
 
 # Settings -------------------------------------------------------------------------------------------------------------
