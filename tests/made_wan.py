@@ -11,7 +11,7 @@ from pathlib import Path
 
 from made_allocator import tiles
 from made_trace import TraceBuilder
-from wanhook.tracefile.format import CollectiveFlags, SegmentFlags
+from wanhook.tracefile.format import CollectiveFlags, FileState, SegmentFlags
 
 US = 1_000
 MS = 1_000_000
@@ -182,6 +182,23 @@ def save_sharded(directory: Path) -> Path:
         builder.scope("fsdp wait", 59 * MS, 60 * MS, level="op", type="wait")
         builder.end(61 * MS)
         builder.save(directory / f"rank{rank:05d}-{rank}-0.wanhook")
+    return directory
+
+
+def save_one_process(directory: Path) -> Path:
+    """One process without a rank, on the CPU: a recording that dropped records, and one in which it died."""
+    for life in range(2):
+        builder = TraceBuilder(None, None, device="cpu", life=life, state=0 if life else FileState.STOPPED)
+        wan = WanRank(builder, on_gpu=False)
+        request = wan.scope("request", 0, None if life else 500 * MS)
+        wan.scope("text_encode", MS, 40 * MS, request)
+        builder.alloc(0x5000, 4 * MIB, 2 * MS, scope=request)
+        builder.alloc(0x9000, 2 * MIB, 3 * MS, scope=request)
+        builder.free(0x5000, 0, 4 * MS, completed=4 * MS, scope=request)
+        if not life:
+            builder.drop(300 * MS, 12)
+            builder.end(510 * MS, dropped=12)
+        builder.save(directory / f"rank-1-{life}.wanhook")
     return directory
 
 

@@ -12,7 +12,10 @@ def attach() -> None:
     """Puts the integrations on, each right after its modules are imported. Called while torch is being imported.
     Raises ImportError where the extension does not fit this torch."""
     chosen = settings.from_environment()
-    if not chosen.automatic or not chosen.integrations:
+    if not chosen.automatic:
+        return
+    settings.complain_of_unknown()
+    if not chosen.integrations:
         return
     _native.load()  # an extension that does not fit is one line now, and not one for each integration later
     for name in chosen.integrations:

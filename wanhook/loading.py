@@ -12,18 +12,24 @@ too, ``shared`` says so.
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from wanhook.recording import mark, trace
 
 MARK = "load measured"
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+# What from_pretrained() of diffusers and transformers reads of a folder, the first kind that is there. A .pth or .ckpt
+# beside it is another component's: Wan keeps its T5, VAE and CLIP in the folder of the model.
+_SAFETENSORS = ("", ".safetensors", ".safetensors.index.json")
+_PICKLES = tuple((name, ".bin", ".bin.index.json") for name in ("diffusion_pytorch_model", "pytorch_model"))
 _MOST_FILES = 10_000  # of a checkpoint's folder that are looked at
+_LONGEST_INDEX = 64 << 20  # bytes
 _KIB = 1 << 10
 
 _open: list[measured] = []  # entered and not left, in any thread
@@ -123,8 +129,9 @@ _COUNTED = ("thread_cpu_ns", "process_cpu_ns", "storage_bytes", "read_call_bytes
 
 
 def checkpoint_bytes(checkpoint: object) -> int | None:
-    """Size of a file, or of the files of weights directly in a folder; None where there are none, or for what is no
-    path of this machine (a name on a hub)."""
+    """Size of a file, or of the model's weights directly in a folder: the .safetensors files, those that an index names
+    where there is one; without any, [diffusion_]pytorch_model*.bin. None where there are none, or for what is no path
+    of this machine (a name on a hub)."""
     if not isinstance(checkpoint, str | os.PathLike):
         return None
     try:
@@ -132,10 +139,33 @@ def checkpoint_bytes(checkpoint: object) -> int | None:
         if path.is_file():
             return path.stat().st_size
         with os.scandir(path) as entries:
-            inside = [entry for entry, _ in zip(entries, range(_MOST_FILES), strict=False)]
-        return sum(entry.stat().st_size for entry in inside if entry.name.endswith(_WEIGHTS)) or None
+            inside = {entry.name: entry for entry, _ in zip(entries, range(_MOST_FILES), strict=False)}
+        for kind in (_SAFETENSORS, *_PICKLES):
+            if names := _weights_of(kind, inside):
+                return sum(inside[name].stat().st_size for name in names)
+        return None
     except (OSError, ValueError):
         return None
+
+
+def _weights_of(kind: tuple[str, str, str], inside: Mapping[str, os.DirEntry]) -> set[str]:
+    """Names of the files of this kind: (begin of the name, its end, the end of an index's name)."""
+    begin, end, index_end = kind
+    found = {name for name in inside if name.startswith(begin) and name.endswith(end)}
+    indexes = [entry for name, entry in inside.items() if name.startswith(begin) and name.endswith(index_end)]
+    named = {name for index in indexes for name in _named_by(index)} & found
+    return named or found
+
+
+def _named_by(index: os.DirEntry) -> set[str]:
+    """The files of weights that a *.index.json lists; none where it cannot be made sense of."""
+    try:
+        if index.stat().st_size > _LONGEST_INDEX:
+            return set()
+        listed = json.loads(Path(index.path).read_bytes())["weight_map"].values()
+        return {name for name in listed if isinstance(name, str)}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return set()
 
 
 def _fields(path: str) -> dict[str, int]:

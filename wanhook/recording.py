@@ -105,6 +105,7 @@ def cuda_came_up() -> None:
 def _start(chosen: settings.Settings, started_by: str) -> Path | None:
     if not chosen.enabled or _C.status()["forked_child"]:
         return None
+    settings.complain_of_unknown()
     with _starting:
         if _current is not None and (_current.automatic or not _C.status()["recording"]):
             _stop(at_exit=False, wait=0.0)  # one that nobody asked for in so many words, or that ended early by itself

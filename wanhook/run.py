@@ -29,6 +29,8 @@ _PASSED_ON = (
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH,
     signal.SIGCONT,
 )  # fmt: skip
+_ENDS_THE_REPORT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_ONLY_THE_COMMANDS = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, help="run directory; WANHOOK_OUT or a new one under wanhook-runs/ unless given"
     )
     made.add_argument("--level", choices=settings.LEVELS, help="deepest scopes to record (default: op)")
-    made.add_argument("--max-mb", type=int, help="cap of each rank's file in MiB")
+    made.add_argument("--max-mb", type=_max_mb, metavar="MIB", help="cap of each rank's file in MiB")
     made.add_argument("--no-report", action="store_true", help="print no report at the end")
     made.add_argument("command", nargs=argparse.REMAINDER, help="-- and the program with its arguments")
     return made
@@ -61,14 +63,34 @@ def main(arguments: list[str]) -> int:
         return NOT_EXECUTABLE
     before = set(directory.glob(_RECORDINGS))
     status = run(command, {**os.environ, **_settings(options, directory)})
-    if set(directory.glob(_RECORDINGS)) == before:
-        _say("nothing was recorded: the command ran none of Wan's stages and opened no scope of its own")
-    elif not options.no_report:
-        report(directory)
+    conclude(directory, before, options.no_report)
     for part in made:
         with contextlib.suppress(OSError):
             part.rmdir()  # only where nothing was recorded
     return leave(status)
+
+
+def conclude(directory: Path, before: set[Path], no_report: bool) -> None:
+    """Says what came of the command. Whatever happens here, the command's exit status is still to become ours: a
+    signal ends this alone, with a line."""
+    try:
+        with _interruption.possible():
+            if set(directory.glob(_RECORDINGS)) == before:
+                _say("nothing was recorded: the command ran none of Wan's stages and opened no scope of its own")
+            elif not no_report:
+                report(directory)
+    except Interrupted as interrupted:
+        _say(f"{interrupted} ended the report; python -m wanhook.report {directory} prints it")
+    except OSError as error:
+        _say(f"what was recorded cannot be looked at: {error}")
+
+
+def _max_mb(value: str) -> int:
+    usable = settings.usable_max_mb(value)
+    if usable is None:
+        limits = f"from {settings.MIN_MAX_MB} to {settings.MOST_MAX_MB}"
+        raise argparse.ArgumentTypeError(f"{value!r} is not a whole number {limits}")
+    return usable
 
 
 def obstacles() -> list[str]:
@@ -138,7 +160,49 @@ def run(command: list[str], environment: dict[str, str]) -> int:
             if received is not None and received.si_signo != signal.SIGCHLD and received.si_code <= _SENT_BY_A_PROCESS:
                 with contextlib.suppress(ProcessLookupError):
                     child.send_signal(received.si_signo)
+        _interruption.take_over()  # as long as they are blocked, so that there is no moment in which one kills us
         return child.returncode
+
+
+class Interrupted(BaseException):
+    """A signal has ended the report; the text is its name. No Exception: nothing that makes the report may keep it."""
+
+
+class _Interruption:
+    """Signals once the command has ended: one of them raises Interrupted while that is possible, and else does
+    nothing."""
+
+    def __init__(self) -> None:
+        self._possible = False
+        self._received: str | None = None
+
+    def take_over(self) -> None:
+        """From now on the signals end nothing but the report. What was ignored stays ignored."""
+        for number in (*_ENDS_THE_REPORT, *_ONLY_THE_COMMANDS):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._receive if number in _ENDS_THE_REPORT else signal.SIG_IGN)
+
+    @contextlib.contextmanager
+    def possible(self) -> Iterator[None]:
+        self._possible = True
+        try:
+            if self._received:  # before it was possible
+                self._raise()
+            yield
+        finally:
+            self._possible = False
+
+    def _receive(self, number: int, _frame: object) -> None:
+        self._received = signal.Signals(number).name
+        if self._possible:
+            self._raise()
+
+    def _raise(self) -> None:
+        self._possible = False  # a second one could meet the line that is said about the first
+        raise Interrupted(self._received)
+
+
+_interruption = _Interruption()
 
 
 @contextlib.contextmanager
@@ -184,4 +248,10 @@ def leave(status: int) -> int:
 
 
 def _say(line: str) -> None:
-    print(f"wanhook: {line}", file=sys.stderr, flush=True)
+    """Never raises: the reader of stderr may have left."""
+    try:
+        print(f"wanhook: {line}", file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError):
+            # What could not be written would fail once more at exit, and change the exit status.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -1,4 +1,5 @@
-"""Settings from the environment. A value that cannot be used is reported once on stderr and the default taken."""
+"""Settings from the environment. A value that cannot be used is reported once on stderr and the default taken; so is,
+when something is recorded, a variable that is none of ours."""
 
 import os
 import re
@@ -16,6 +17,14 @@ DEFAULT_WINDOW = ("denoise_step", 2)
 MOST_INSTANCE = 1_000_000
 ON_FULL = ("stop",)
 INTEGRATIONS = ("fsdp", "wan")
+NONE = "none"  # stands for no integration
+VARIABLES = (
+    "WANHOOK", "WANHOOK_OUT", "WANHOOK_LEVEL", "WANHOOK_MAX_MB", "WANHOOK_ON_FULL", "WANHOOK_INTEGRATIONS",
+    "WANHOOK_VERIFY", "WANHOOK_WARN_AT", "WANHOOK_KERNELS", "WANHOOK_KERNELS_WINDOW",
+)  # fmt: skip
+# Of the build and of the tests.
+_OTHERS = ("WANHOOK_CUDA", "WANHOOK_CUDA_HOME", "WANHOOK_REQUIRE_GPU", "WANHOOK_UPDATE_GOLDEN")
+_ON, _OFF = ("1", "on", "true", "yes"), ("", "0", "off", "false", "no")
 
 _said: set[str] = set()
 
@@ -45,21 +54,54 @@ class Settings:
 
 def from_environment(environ=os.environ) -> Settings:
     """Reads WANHOOK and the variables that begin with WANHOOK_."""
+    chosen, problems = read(environ)
+    for problem in problems:
+        complain(problem)
+    return chosen
+
+
+def read(environ) -> tuple[Settings, list[str]]:
+    """The settings, and a sentence on each value that cannot be used."""
+    problems: list[str] = []
     out = environ.get("WANHOOK_OUT")
-    switch = _one_of(environ, "WANHOOK", ("0", "1"), "")
-    return Settings(
+    switch = _one_of(problems, environ, "WANHOOK", ("0", "1"), "")
+    chosen = Settings(
         enabled=switch != "0",
         automatic=switch == "1",
         out=Path(out) if out else None,
-        level=_one_of(environ, "WANHOOK_LEVEL", LEVELS, "op"),
-        max_mb=_max_mb(environ.get("WANHOOK_MAX_MB")),
-        warn_at=_warn_at(environ.get("WANHOOK_WARN_AT")),
+        level=_one_of(problems, environ, "WANHOOK_LEVEL", LEVELS, "op"),
+        max_mb=_max_mb(problems, environ.get("WANHOOK_MAX_MB")),
+        warn_at=_warn_at(problems, environ.get("WANHOOK_WARN_AT")),
         verified=_verified(environ.get("WANHOOK_VERIFY")),
-        kernels=_kernels(environ.get("WANHOOK_KERNELS")),
-        kernels_window=_kernels_window(environ.get("WANHOOK_KERNELS_WINDOW")),
-        on_full=_one_of(environ, "WANHOOK_ON_FULL", ON_FULL, "stop"),
-        integrations=_integrations(environ.get("WANHOOK_INTEGRATIONS")),
+        kernels=_one_of(problems, environ, "WANHOOK_KERNELS", KERNELS, "off"),
+        kernels_window=_kernels_window(problems, environ.get("WANHOOK_KERNELS_WINDOW")),
+        on_full=_one_of(problems, environ, "WANHOOK_ON_FULL", ON_FULL, "stop"),
+        integrations=_integrations(problems, environ.get("WANHOOK_INTEGRATIONS")),
     )
+    return chosen, problems
+
+
+def unknown(environ=os.environ) -> list[str]:
+    """A sentence on each variable that begins with WANHOOK_ and means nothing, with the one that was meant."""
+    names = [name for name in environ if name.startswith("WANHOOK_") and name not in (*VARIABLES, *_OTHERS)]
+    if not names:
+        return []
+    from difflib import get_close_matches  # not before it is needed: programs that record nothing import this too
+
+    begin = len("WANHOOK_")  # they have that in common whatever was meant
+    known = {name[begin:]: name for name in VARIABLES[1:]}
+    nearest = {name: get_close_matches(name[begin:], known, 1) for name in sorted(names)}
+    listed = f"the settings are {', '.join(VARIABLES)}"
+    return [
+        f"{name} is no setting and changes nothing; " + (f"did you mean {known[near[0]]}?" if near else listed)
+        for name, near in nearest.items()
+    ]
+
+
+def complain_of_unknown(environ=os.environ) -> None:
+    """Call it where something is going to be recorded: nobody else has asked for advice."""
+    for problem in unknown(environ):
+        complain(problem)
 
 
 def complain(line: str, about: str | None = None) -> None:
@@ -77,60 +119,62 @@ def complain(line: str, about: str | None = None) -> None:
         pass
 
 
-def _one_of(environ, variable: str, allowed: tuple[str, ...], default: str) -> str:
+def _one_of(problems: list[str], environ, variable: str, allowed: tuple[str, ...], default: str) -> str:
     value = environ.get(variable) or default
     if value in (default, *allowed):
         return value
     using = f"using {default}" if default else "taken as unset"
-    complain(f"{variable}={value!r} is not one of {', '.join(allowed)}; {using}")
+    problems.append(f"{variable}={value!r} is not one of {', '.join(allowed)}; {using}")
     return default
 
 
-def _integrations(value: str | None) -> tuple[str, ...]:
-    """``none``, or names separated by commas."""
-    if not value or value == "none":
+def _integrations(problems: list[str], value: str | None) -> tuple[str, ...]:
+    """``none``, or names separated by commas; the default where none of these is known."""
+    if not value or value.strip() == NONE:
         return () if value else INTEGRATIONS
     names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
-    unknown = [name for name in names if name not in INTEGRATIONS]
-    if unknown:
-        listed = ", ".join(("none", *INTEGRATIONS))
-        complain(f"WANHOOK_INTEGRATIONS={value!r} names {', '.join(unknown)}; allowed are {listed}; leaving that out")
-    return tuple(name for name in names if name in INTEGRATIONS)
+    known = tuple(name for name in names if name in INTEGRATIONS)
+    if wrong := [name for name in names if name not in INTEGRATIONS] or ([] if names else ["nothing"]):
+        using = ",".join(known or INTEGRATIONS)
+        allowed = f"{NONE}, or {' and '.join(INTEGRATIONS)} separated by commas"
+        problems.append(
+            f"WANHOOK_INTEGRATIONS={value!r} names {', '.join(wrong)}; allowed are {allowed}; using {using}"
+        )
+    return known or INTEGRATIONS
 
 
 def _verified(value: str | None) -> str:
-    """1 stands for the denoising step; anything else but 0 is a scope's name."""
-    return "" if value in (None, "", "0") else DEFAULT_VERIFIED if value == "1" else value
+    """What says yes stands for the denoising step; anything else that does not say no is a scope's name."""
+    word = (value or "").lower()
+    return "" if word in _OFF else DEFAULT_VERIFIED if word in _ON else value
 
 
-def _max_mb(value: str | None) -> int:
+def usable_max_mb(value: str) -> int | None:
+    """A cap in MiB; None for what is no whole number, too small or too large."""
+    usable = value.isdecimal() and MIN_MAX_MB <= int(value) <= MOST_MAX_MB
+    return int(value) if usable else None
+
+
+def _max_mb(problems: list[str], value: str | None) -> int:
     if not value:
         return DEFAULT_MAX_MB
-    if value.isdecimal() and MIN_MAX_MB <= int(value) <= MOST_MAX_MB:
-        return int(value)
-    complain(
-        f"WANHOOK_MAX_MB={value!r} is not a whole number from {MIN_MAX_MB} to {MOST_MAX_MB}; using {DEFAULT_MAX_MB}"
-    )
+    if (usable := usable_max_mb(value)) is not None:
+        return usable
+    allowed = f"a whole number from {MIN_MAX_MB} to {MOST_MAX_MB}"
+    problems.append(f"WANHOOK_MAX_MB={value!r} is not {allowed}; using {DEFAULT_MAX_MB}")
     return DEFAULT_MAX_MB
 
 
-def _warn_at(value: str | None) -> float | None:
+def _warn_at(problems: list[str], value: str | None) -> float | None:
     if not value:
         return None
     if re.fullmatch(r"[0-9]{0,9}[.]?[0-9]{1,9}", value) and 0 < float(value) <= 1:
         return float(value)
-    complain(f"WANHOOK_WARN_AT={value!r} is not a share above 0 and up to 1, such as 0.85; using no watermark")
+    problems.append(f"WANHOOK_WARN_AT={value!r} is not a share above 0 and up to 1, such as 0.85; using no watermark")
     return None
 
 
-def _kernels(value: str | None) -> str:
-    if value in (None, "", *KERNELS):
-        return value or "off"
-    complain(f"WANHOOK_KERNELS={value!r} is not one of {', '.join(KERNELS)}; using off")
-    return "off"
-
-
-def _kernels_window(value: str | None) -> tuple[str, int]:
+def _kernels_window(problems: list[str], value: str | None) -> tuple[str, int]:
     """NAME:N, the N-th scope of that name, from 1."""
     if not value:
         return DEFAULT_WINDOW
@@ -138,5 +182,6 @@ def _kernels_window(value: str | None) -> tuple[str, int]:
     if name and number.isascii() and number.isdecimal() and len(number) < 8 and 1 <= int(number) <= MOST_INSTANCE:
         return name, int(number)
     default = "{}:{}".format(*DEFAULT_WINDOW)
-    complain(f"WANHOOK_KERNELS_WINDOW={value!r} is not NAME:N, the N-th scope of that name from 1; using {default}")
+    about = "NAME:N, the N-th scope of that name from 1"
+    problems.append(f"WANHOOK_KERNELS_WINDOW={value!r} is not {about}; using {default}")
     return DEFAULT_WINDOW

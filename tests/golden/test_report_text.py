@@ -36,6 +36,7 @@ RUNS = {
     "sharded": made_wan.save_sharded,
     "memory": made_memory.save_memory,
     "loading": made_load.save_load,
+    "one_process": made_wan.save_one_process,
 }
 
 

@@ -58,6 +58,15 @@ def test_asked_for_and_nothing_traced(tmp_path):
     assert list((tmp_path / "here").iterdir()) == []
 
 
+@pytest.mark.parametrize("integrations", ["fsdp,wan", "none"])
+def test_a_variable_that_means_nothing_is_said_where_something_is_recorded(tmp_path, integrations):
+    changes = {"WANHOOK_LEVELS": "op", "WANHOOK_INTEGRATIONS": integrations}
+    ended = run_program("autoload", tmp_path / "here", WANHOOK="1", **changes)
+    assert ended.errors == "wanhook: WANHOOK_LEVELS is no setting and changes nothing; did you mean WANHOOK_LEVEL?\n"
+    for switch in ({}, {"WANHOOK": "0"}):
+        assert run_program("autoload", tmp_path / "not", **switch, **changes).errors == ""
+
+
 @pytest.mark.parametrize("what", ["spawn", "loader"])
 def test_children_that_inherit_a_rank_leave_no_file(tmp_path, what):
     directory = tmp_path / "here"

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,14 @@ def test_usage(tmp_path):
     assert launch(tmp_path, *python("pass"), options=("--level", "deep")).returncode == 2
 
 
+@pytest.mark.parametrize("cap", ["-3", "0", "3", "64MB", "6.5", ""])
+def test_a_cap_that_cannot_be_used_is_refused_before_anything_runs(tmp_path, cap):
+    ended = launch(tmp_path, *python("print('ran')"), options=(f"--max-mb={cap}",))
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert f"{cap!r} is not a whole number from 4 to" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_autoload_that_is_switched_off_is_said(tmp_path):
     said = launch(tmp_path, *python("pass"), TORCH_DEVICE_BACKEND_AUTOLOAD="0").stderr
     assert said.startswith("wanhook: nothing will be recorded: TORCH_DEVICE_BACKEND_AUTOLOAD=0")
@@ -179,6 +188,92 @@ def test_killed_command_still_gets_its_report(tmp_path):
     assert ended.returncode == -signal.SIGKILL
     assert "The process died" in ended.stderr
     assert "stage" in ended.stderr
+
+
+_SLOW_REPORT = """
+import sys, time
+import wanhook.report.build
+from wanhook.run import main
+
+def slow(run):
+    print('reporting', flush=True)
+    time.sleep(60)
+
+wanhook.report.build.build = slow
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("end", "status"), [("raise SystemExit(7)", 7), ("import os; os.kill(os.getpid(), 15)", -15), ("", 0)]
+)
+def test_a_signal_ends_the_report_and_leaves_the_exit_status(tmp_path, number, end, status):
+    command = [sys.executable, "-c", _SLOW_REPORT, "--out", "run", "--", *python(_RECORDED + end)]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as launcher:
+        assert launcher.stdout.readline() == "reporting\n"
+        launcher.send_signal(number)
+        _, errors = launcher.communicate(timeout=30)
+    assert launcher.returncode == status
+    said = f"wanhook: {number.name} ended the report; python -m wanhook.report {tmp_path / 'run'} prints it\n"
+    assert errors.endswith(said)
+    assert "Traceback" not in errors
+    assert len(load(tmp_path / "run")) == 1
+
+
+def test_a_signal_for_the_command_alone_does_not_end_the_report(tmp_path):
+    command = [sys.executable, "-c", _SLOW_REPORT.replace("60", "1"), "--out", "run", "--", *python(_RECORDED)]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as launcher:
+        assert launcher.stdout.readline() == "reporting\n"
+        launcher.send_signal(signal.SIGUSR1)
+        _, errors = launcher.communicate(timeout=30)
+    assert launcher.returncode == 0
+    assert "cannot be reported on: AttributeError" in errors  # the made-up report came to its end
+
+
+def test_exit_status_is_kept_where_nobody_reads_stderr(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        arguments(*python(_RECORDED + "raise SystemExit(7)"), options=("--out", "run")), cwd=tmp_path,
+        env=environment(), stderr=writer, timeout=120, check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert ended.returncode == 7
+
+
+_WAITING_RANK = "import os, time\n" + _RECORDED + "open('ready-' + os.environ['RANK'], 'w').close()\ntime.sleep(60)\n"
+
+
+def interrupted_torchrun(directory: Path, launched: bool) -> tuple[int, str]:
+    """Exit status and stderr of two ranks whose torchrun, or its launcher, is interrupted."""
+    directory.mkdir()
+    (directory / "rank.py").write_text(_WAITING_RANK)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "rank.py"]
+    command = arguments(*command, options=("--out", "run")) if launched else command
+    changes = {} if launched else {"WANHOOK": "0"}
+    with subprocess.Popen(
+        command, cwd=directory, env=environment(**changes), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while len(list(directory.glob("ready-*"))) < 2 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert len(list(directory.glob("ready-*"))) == 2, errors
+    return process.returncode, errors
+
+
+def test_interrupt_under_torchrun_ends_as_without_us(tmp_path):
+    bare, _ = interrupted_torchrun(tmp_path / "bare", launched=False)
+    status, errors = interrupted_torchrun(tmp_path / "launched", launched=True)
+    assert status == bare != 0
+    assert "SCOPES" in errors
+    assert sorted(trace.rank for trace in load(tmp_path / "launched" / "run")) == [0, 1]
 
 
 def test_stages_that_follow_each_other_are_one_recording(tmp_path):

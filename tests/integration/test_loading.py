@@ -1,5 +1,6 @@
 """wanhook.loading in this process: what a load leaves in the trace, and that it never gets into the program's way."""
 
+import json
 import os
 import threading
 
@@ -133,9 +134,49 @@ def test_nothing_is_read_while_nothing_is_recorded(monkeypatch):
 
 
 def test_checkpoint_bytes(tmp_path, checkpoint):
+    assert loading.checkpoint_bytes(checkpoint) == loading.checkpoint_bytes(str(checkpoint)) == 6 * MIB
+    assert loading.checkpoint_bytes(tmp_path) is None
     (tmp_path / "model-1.safetensors").write_bytes(b"x" * 10)
     (tmp_path / "config.json").write_bytes(b"x" * 1000)
-    assert loading.checkpoint_bytes(checkpoint) == loading.checkpoint_bytes(str(checkpoint)) == 6 * MIB
-    assert loading.checkpoint_bytes(tmp_path) == 6 * MIB + 10
+    assert loading.checkpoint_bytes(tmp_path) == 10
     for none in (None, 3, "Wan-AI/Wan2.2-T2V-A14B", tmp_path / "gone", "a\0b", object()):
         assert loading.checkpoint_bytes(none) is None
+
+
+def folder(directory, **sizes):
+    """Files of so many bytes; __ stands for a dot."""
+    for name, size in sizes.items():
+        (directory / name.replace("__", ".")).write_bytes(b"x" * size)
+    return directory
+
+
+def index(*files):
+    return json.dumps({"weight_map": {f"layer.{number}.weight": file for number, file in enumerate(files)}})
+
+
+def test_only_the_model_s_own_weights_count_in_a_folder_of_all_components(tmp_path):
+    """ti2v-5B, S2V, Animate and all of Wan2.1 load the model from the folder that holds T5, VAE and CLIP too."""
+    others = {"models_t5_umt5-xxl-enc-bf16__pth": 1000, "Wan2__2_VAE__pth": 300, "relighting_lora__ckpt": 50}
+    folder(tmp_path, **others, **{"models_clip_open-clip__pth": 200})
+    parts = [f"diffusion_pytorch_model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    for part, size in zip(parts, (7, 9), strict=True):
+        (tmp_path / part).write_bytes(b"x" * size)
+    assert loading.checkpoint_bytes(tmp_path) == 16
+    folder(tmp_path, left_from_a_fine_tuning__safetensors=30)
+    (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text(index(*parts, parts[0], "gone", "../up"))
+    assert loading.checkpoint_bytes(tmp_path) == 16
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"weight_map": 3}', '{"weight_map": {"a": 1}}', "[" * 100_000, "{}"])
+def test_an_index_that_cannot_be_read_costs_nothing(tmp_path, text):
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    assert loading.checkpoint_bytes(folder(tmp_path, a__safetensors=3, b__safetensors=4)) == 7
+
+
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model", "pytorch_model"])
+def test_pickled_weights_count_where_there_are_no_others(tmp_path, name):
+    folder(tmp_path, training_args__bin=100, optimizer__pt=50, **{f"{name}-1__bin": 3, f"{name}-2__bin": 4})
+    assert loading.checkpoint_bytes(tmp_path) == 7
+    (tmp_path / f"{name}.bin.index.json").write_text(index(f"{name}-1.bin"))
+    assert loading.checkpoint_bytes(tmp_path) == 3
+    assert loading.checkpoint_bytes(folder(tmp_path, model__safetensors=20)) == 20

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from wanhook._native import BuildInfo
-from wanhook.doctor import hooks, places, software, wan
+from wanhook.doctor import environment, hooks, places, software, wan
 from wanhook.doctor.__main__ import main, render
 from wanhook.doctor.line import FAIL, OK, WARN, Line
 from wanhook.doctor.probe import ProbeFailed, _answer, probe
@@ -26,6 +26,7 @@ FOUND = {
     "allocator": {"backend": "native", "settings": ""},
     "attached": {"cuda_memory": True, "cpu_memory": False},
     "collectives": 20,
+    "fsdp": {"points": 11, "wrapped": 11},
     "notes": [],
     "scopes_read": 12,
     "events_read": 30,
@@ -126,9 +127,11 @@ def test_a_good_trial():
         ({"attached": {"cuda_memory": False, "cpu_memory": False}}, {}, "allocator", WARN, "did not attach"),
         ({"collectives": 0}, {}, "collectives", WARN, "no torch.distributed"),
         ({"not_measured": {"collective": "DistBackendError: x"}}, {}, "collectives", WARN, "NCCL did not start"),
+        ({"fsdp": {"points": 11, "wrapped": 9}}, {}, "FSDP", WARN, "9 of 11 points of FSDP1 and FSDP2"),
         ({}, {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}, "streams", WARN, "one queue"),
         ({"notes": ["Something is off."]}, {}, "note", WARN, "Something is off."),
         ({"costs": {}, "not_measured": {"scope": "OSError: x"}}, {}, "scope", WARN, "not measured: OSError: x"),
+        ({"costs": {"collective": None}}, {}, "collective", WARN, "not measured: lost in noise"),
         ({"device": {"type": "cpu"}}, {}, "device", WARN, "no GPU is visible"),
     ],
 )
@@ -141,6 +144,27 @@ def test_on_the_cpu_queues_of_a_gpu_do_not_matter():
     found = by_name(hooks.lines(ON_CPU, {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}))
     assert "streams" not in found
     assert (found["allocator"].status, found["allocator"].text) == (OK, "CPU tensors are recorded")
+
+
+def run_apart(code):
+    """In a process of its own: what records is not for this one."""
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=120)
+
+
+def test_a_cost_that_is_lost_in_noise_is_not_0():
+    run_apart(
+        "from wanhook.doctor import costs\n"
+        "lengths = {}\n"
+        "state = ['recorded']\n"
+        "costs.wanhook.pause = lambda: state.append('paused')\n"
+        "costs.wanhook.resume = lambda: state.append('recorded')\n"
+        "costs._timed = lambda run, device: lengths[state[-1]]\n"
+        "for recorded, paused, cost in ((900, 500, 4.0), (501, 500, None), (500, 900, None)):\n"
+        "    lengths.update(recorded=recorded, paused=paused)\n"
+        "    found = costs._difference(lambda: None, costs.torch.device('cpu'), 100)\n"
+        "    assert found == cost, (recorded, paused, found)\n"
+    )
 
 
 def process(returncode=0, stdout="", stderr=""):
@@ -182,8 +206,46 @@ def test_a_real_trial_leaves_the_user_s_run_alone(tmp_path, monkeypatch):
     assert set(found["costs"]) == {"scope", "allocator_event", "collective"}
     assert min(found["scopes_read"], found["events_read"], found["collectives_read"]) > 0
     assert found["attached"]["cpu_memory"] is True
+    assert found["fsdp"]["wrapped"] == found["fsdp"]["points"] > 0
     assert list(tmp_path.iterdir()) == []
     assert FAIL not in {line.status for line in hooks.lines(found, {})}
+
+
+def test_points_of_fsdp_that_this_torch_lacks_are_counted_and_named():
+    run_apart(
+        "import torch.distributed.fsdp._runtime_utils as there; del there._reduce_grad\n"
+        "from wanhook import attach\nfrom wanhook.doctor import probe\n"
+        "found = probe._fsdp_points()\n"
+        "assert found['wrapped'] == found['points'] - 1, found\n"
+        "assert any('_reduce_grad is not wrapped' in note for note in attach.notes()), attach.notes()\n"
+    )
+
+
+# Settings -------------------------------------------------------------------------------------------------------------
+
+
+def test_settings_that_are_well_are_not_mentioned():
+    assert environment.lines({"WANHOOK": "1", "WANHOOK_LEVEL": "block", "WANHOOK_INTEGRATIONS": "wan,fsdp"}) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "word"),
+    [
+        ("WANHOOK_LEVEL", "deep", "'deep' is not one of stage, block, op; using op"),
+        ("WANHOOK_MAX_MB", "-3", "is not a whole number"),
+        ("WANHOOK_LEVELS", "op", "did you mean WANHOOK_LEVEL?"),
+        ("WANHOOK_INTEGRATIONS", "wann", "using fsdp,wan"),
+        ("WANHOOK_INTEGRATIONS", "fsdp", "leaves wan out: no stage of Wan will be recorded"),
+        ("WANHOOK_INTEGRATIONS", "wan", "leaves fsdp out: FSDP's waits"),
+    ],
+)
+def test_a_setting_that_is_wrong_or_leaves_something_out(variable, value, word):
+    (line,) = environment.lines({variable: value})
+    assert (line.name, line.status, word in line.text) == (variable, WARN, True), line
+
+
+def test_without_integrations_both_are_named():
+    assert [line.status for line in environment.lines({"WANHOOK_INTEGRATIONS": "none"})] == [WARN, WARN]
 
 
 # Disk -----------------------------------------------------------------------------------------------------------------
@@ -419,6 +481,19 @@ def test_json(surroundings, capsys):
     assert told["costs_ns"]["scope"] == 250.4
     assert {line["status"] for line in told["lines"]} <= {OK, WARN}
     assert set(told["lines"][0]) == {"area", "name", "status", "text", "remedy"}
+
+
+def test_wrong_settings_are_among_the_answers(surroundings, monkeypatch, capsys):
+    monkeypatch.setenv("WANHOOK_LEVEL", "deep")
+    monkeypatch.setenv("WANHOOK_INTEGRATIONS", "none")
+    assert surroundings("--json") == 0
+    said = capsys.readouterr()
+    lines = [line for line in json.loads(said.out)["lines"] if line["area"] == "settings"]
+    assert [line["name"] for line in lines] == ["WANHOOK_LEVEL", "WANHOOK_INTEGRATIONS", "WANHOOK_INTEGRATIONS"]
+    assert {line["status"] for line in lines} == {WARN}
+    assert said.err == ""
+    assert surroundings() == 0
+    assert "no stage of Wan will be recorded" in capsys.readouterr().out
 
 
 def test_text_is_escaped():

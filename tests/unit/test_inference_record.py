@@ -48,7 +48,8 @@ def write_request(builder, begin, asked, rank=0, ended=True):
         if step == 2:
             switch = scope("expert_switch", 50, 55, inside, expert="low_noise")
             scope("offload", 50, 53, switch)
-        attention = scope("self_attn", 15 + 20 * step, 20 + 20 * step, inside, "op")
+        forward = scope("dit_forward", 15 + 20 * step, 20 + 20 * step, inside)
+        attention = scope("self_attn", 15 + 20 * step, 20 + 20 * step, forward, "op")
         scope("attn_kernel", 16 + 20 * step, 18 + 20 * step, attention, "op")
         for call, role in enumerate(("qkv", "qkv", "qkv", "out")):
             at = begin + (15 + 20 * step) * SECOND + call
@@ -102,6 +103,7 @@ def test_stages_by_wan_s_names(tmp_path, device):
         "denoise_step_total": (3, 60.0, 0),
         "expert_switch_total": (1, 5.0, 0),
         "denoise": (1, 60.0, 0),
+        "dit_forward": (3, 15.0, 0),
         "self_attn": (3, 15.0, 0),
         "attn_kernel": (3, 6.0, 0),
         "offload": (1, 3.0, 0),
@@ -110,6 +112,25 @@ def test_stages_by_wan_s_names(tmp_path, device):
         "qkv_all_to_all": (9, 9.0, 0),
         "out_all_to_all": (3, 3.0, 0),
     }
+
+
+def test_attention_of_others_than_the_dit_is_not_its_attn_kernel(tmp_path):
+    """CLIP's own, and in S2V the motioner's, which the DiT's forward calls."""
+    builder = TraceBuilder(device="cpu")
+
+    def scope(name, begin, end, parent):
+        return builder.scope(name, begin * SECOND, end * SECOND, parent=parent, level="op")
+
+    request = builder.scope("request", 0, 99 * SECOND)
+    scope("attn_kernel", 1, 5, scope("clip_encode", 1, 6, request))
+    forward = scope("dit_forward", 10, 50, request)
+    scope("attn_kernel", 10, 13, forward)
+    for number, name in enumerate(("self_attn", "cross_attn")):
+        at = 20 + 10 * number
+        scope("attn_kernel", at, at + 1, scope(name, at, at + 2, scope("block", at, at + 3, forward)))
+    scope("attn_kernel", 40, 41, scope("cross_attn", 40, 42, forward))  # S2V's audio: outside of the blocks
+    total = records(tmp_path, builder)[0].stages["attn_kernel"]
+    assert (total.count, total.host_s) == (3, 3.0)
 
 
 def test_names_of_wan_s_are_there_without_their_calls(tmp_path):

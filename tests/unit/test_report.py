@@ -17,7 +17,7 @@ from wanhook.report.__main__ import main, newest_run, wants_colour
 from wanhook.report.as_json import as_json
 from wanhook.report.build import SCHEMA, build
 from wanhook.report.terminal import SECTIONS, render
-from wanhook.report.text import gb_per_s, mib, ms, percent, plain, rank_list, ranks_named, span
+from wanhook.report.text import gb_per_s, mib, ms, on_ranks, percent, plain, rank_cell, rank_list, ranks_named, span
 from wanhook.tracefile.model import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -314,7 +314,10 @@ def test_figures():
     assert [percent(0.1234), percent(0.00031, 2), percent(None)] == ["12.3%", "0.03%", "-"]
     assert [span([3, 3]), span([5, 4])] == ["3", "4-5"]
     assert [rank_list([3, 0, 1, 2, 7]), rank_list([-1, 0])] == ["0-3, 7", "none, 0"]
-    assert [ranks_named([2]), ranks_named([1, 0]), ranks_named([-1])] == ["rank 2", "ranks 0-1", "no rank"]
+    assert [ranks_named([2]), ranks_named([1, 0]), ranks_named([-1])] == ["rank 2", "ranks 0-1", "the process"]
+    assert [on_ranks([2]), on_ranks([1, 0]), on_ranks([-1])] == ["on rank 2", "on ranks 0-1", "in the process"]
+    cells = [rank_cell(3), rank_cell(3, 0), rank_cell(3, -1), rank_cell(-1), rank_cell(-1, -1), rank_cell(-1, 1)]
+    assert cells == ["3", "3, device 0", "3", "-", "-", "-, device 1"]
 
 
 def test_plain_leaves_letters_of_every_script_alone():

@@ -43,7 +43,12 @@ def test_every_variable():
     )
 
 
-@pytest.mark.parametrize(("value", "scope"), [("", ""), ("0", ""), ("1", "denoise_step"), ("forward", "forward")])
+@pytest.mark.parametrize(
+    ("value", "scope"),
+    [(word, "") for word in ("", "0", "off", "Off", "false", "no")]
+    + [(word, "denoise_step") for word in ("1", "on", "ON", "true", "yes")]
+    + [("forward", "forward"), ("Forward", "Forward"), ("2", "2")],
+)
 def test_scope_that_is_verified(value, scope):
     assert from_environment({"WANHOOK_VERIFY": value}).verified == scope
 
@@ -68,7 +73,14 @@ def test_unknown_policy_is_reported(capsys):
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("", ("fsdp", "wan")), ("none", ()), ("wan", ("wan",)), ("wan, fsdp", ("wan", "fsdp")), ("wan,wan,", ("wan",))],
+    [
+        ("", ("fsdp", "wan")),
+        ("none", ()),
+        ("wan", ("wan",)),
+        ("wan, fsdp", ("wan", "fsdp")),
+        ("wan,wan,", ("wan",)),
+        (" none", ()),
+    ],
 )
 def test_integrations(value, expected, capsys):
     assert from_environment({"WANHOOK_INTEGRATIONS": value}).integrations == expected
@@ -79,7 +91,65 @@ def test_unknown_integration_is_reported_and_left_out(capsys):
     assert from_environment({"WANHOOK_INTEGRATIONS": "wan,flux"}).integrations == ("wan",)
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "'wan,flux' names flux; allowed are none, fsdp, wan" in said
+    assert "'wan,flux' names flux; allowed are none, or fsdp and wan separated by commas; using wan\n" in said
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [("wann", "wann"), ("Wan", "Wan"), ("1", "1"), ("a,b", "a, b"), (",", "nothing"), (" ", "nothing")],
+)
+def test_integrations_of_which_none_is_known_are_the_default(value, named, capsys):
+    assert from_environment({"WANHOOK_INTEGRATIONS": value}).integrations == settings.INTEGRATIONS
+    said = capsys.readouterr().err
+    assert said.startswith(f"wanhook: WANHOOK_INTEGRATIONS={value!r} names {named}; allowed are none, or fsdp and wan")
+    assert said.endswith("; using fsdp,wan\n")
+
+
+def test_none_beside_an_integration_is_reported(capsys):
+    assert from_environment({"WANHOOK_INTEGRATIONS": "none,wan"}).integrations == ("wan",)
+    assert "names none; allowed are none, or fsdp and wan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("WANHOOK_LEVELS", "WANHOOK_LEVEL"), ("WANHOOK_MAXMB", "WANHOOK_MAX_MB"), ("WANHOOK_KERNEL", "WANHOOK_KERNELS")],
+)
+def test_a_variable_that_means_nothing_is_named_with_the_nearest(name, meant, capsys):
+    settings.complain_of_unknown({name: "op", "WANHOOK": "1", "PATH": "/bin"})
+    assert capsys.readouterr().err == f"wanhook: {name} is no setting and changes nothing; did you mean {meant}?\n"
+
+
+def test_a_variable_that_is_like_none_gets_the_list(capsys):
+    settings.complain_of_unknown({"WANHOOK_XYZZY": "1"})
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert all(name in said for name in settings.VARIABLES)
+
+
+def test_known_variables_are_not_complained_of(capsys):
+    settings.complain_of_unknown(
+        dict.fromkeys([*settings.VARIABLES, "WANHOOK_CUDA_HOME", "WANHOOKS", "wanhook_x"], "?")
+    )
+    assert capsys.readouterr().err == ""
+
+
+def test_reading_complains_of_nothing(capsys):
+    chosen, problems = settings.read({"WANHOOK_LEVEL": "deep", "WANHOOK_MAX_MB": "x", "WANHOOK_LEVELS": "op"})
+    assert chosen == Settings()
+    assert [problem.split("=")[0] for problem in problems] == ["WANHOOK_LEVEL", "WANHOOK_MAX_MB"]
+    assert capsys.readouterr().err == ""
+
+
+def rows_of(page):
+    """Variable -> its row, of the page's table of settings."""
+    lines = (Path(__file__).resolve().parents[2] / page).read_text().splitlines()
+    return {line.split("`")[1]: line for line in lines if line.startswith("| `WANHOOK")}
+
+
+def test_both_tables_of_settings_hold_every_variable():
+    readme, integrations = rows_of("README.md"), rows_of("docs/integrations.md")
+    assert tuple(readme) == settings.VARIABLES
+    assert integrations == readme
 
 
 @pytest.mark.parametrize("value", ["Op", "deep", " op", "stage,block"])

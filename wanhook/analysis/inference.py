@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wanhook.analysis.ranks import rank_of
+from wanhook.analysis.ranks import named, rank_of
 from wanhook.analysis.request_memory import RequestMemory
 from wanhook.analysis.request_times import StageTotal, TraceRequests, Window
 from wanhook.tracefile.names import section, whole
@@ -205,13 +205,13 @@ def _incomplete(run: Run, found: list[tuple[Window, RankRecord]]) -> list[str]:
     why = [f"rank {rank} has no record of this request" for rank in lacking[:16]]
     why += [f"{len(lacking) - 16} more ranks have no record of this request"] if len(lacking) > 16 else []
     for window, record in found:
-        rank = record.rank
+        who = named(record.rank)
         if not window.ended:
-            why.append(f"rank {rank} never ended it")
+            why.append(f"{who} never ended it")
         if window.failed:
-            why.append(f"rank {rank} left it by an exception")
+            why.append(f"{who} left it by an exception")
         if window.trace.health.dropped:
-            why.append(f"rank {rank} dropped {window.trace.health.dropped} records")
+            why.append(f"{who} dropped {window.trace.health.dropped} records")
     return why
 
 

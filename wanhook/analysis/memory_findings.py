@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from wanhook.analysis.finding import Finding
+from wanhook.analysis.ranks import named, on
 
 if TYPE_CHECKING:
     from wanhook.analysis.memory import DeviceMemory
@@ -61,7 +62,7 @@ def _out_of_memory(memory: list[DeviceMemory], expandable: bool) -> Iterator[Fin
     dead = failed.post_mortem
     where = f" in {failed.path}" if failed.path else ""
     text = (
-        f"Out of memory on rank {state.rank}{where}: {mib(failed.requested_bytes)} MiB asked for; "
+        f"Out of memory {on(state.rank)}{where}: {mib(failed.requested_bytes)} MiB asked for; "
         f"{_why(failed, dead)} {_remedy(dead, expandable)}"
     )
     figures = {"rank": state.rank, "requested_bytes": failed.requested_bytes, "verdict": dead.verdict}
@@ -101,7 +102,7 @@ def _retries(memory: list[DeviceMemory], expandable: bool) -> Iterator[Finding]:
     places = sorted(state.retries.by_path.items(), key=lambda place: -place[1])
     where = f", {places[0][1]} of them in {places[0][0]}" if places and places[0][0] else ""
     text = (
-        f"On rank {state.rank} {_counted(state.retries.retries, 'allocation')} found no memory, gave the cache back to "
+        f"{_counted(state.retries.retries, 'allocation')} {on(state.rank)} found no memory, gave the cache back to "
         f"the device and tried again{where}: each stops the GPU. {_less_scattered(expandable)}; or "
         f"{_CONF}=garbage_collection_threshold:0.8 gives memory back before it is short."
     )
@@ -120,7 +121,7 @@ def _leak(memory: list[DeviceMemory]) -> Iterator[Finding]:
         else ""
     )
     text = (
-        f"Each {leak.path} of rank {rank} leaves {mib(leak.growth_bytes)} MiB more allocated, "
+        f"Each {leak.path} of {named(rank)} leaves {mib(leak.growth_bytes)} MiB more allocated, "
         f"{mib(leak.total_bytes)} MiB from the first to the last of {leak.occurrences}.{stays}"
     )
     figures = {"path": leak.path, "rank": rank, "growth_bytes": leak.growth_bytes, "total_bytes": leak.total_bytes}
@@ -136,8 +137,8 @@ def _slack(memory: list[DeviceMemory]) -> Iterator[Finding]:
     if not reserved or slack < _OF_RESERVED * reserved:
         return
     text = (
-        f"At the reserved peak of rank {state.rank}, {mib(slack)} of {mib(reserved)} MiB ({slack / reserved:.1%}) were "
-        f"reserved but not allocated: {mib(moment.free_bytes)} MiB free in the cache, the largest piece "
+        f"At the reserved peak of {named(state.rank)}, {mib(slack)} of {mib(reserved)} MiB ({slack / reserved:.1%}) "
+        f"were reserved but not allocated: {mib(moment.free_bytes)} MiB free in the cache, the largest piece "
         f"{mib(moment.largest_free_bytes)} MiB. {_CONF}=garbage_collection_threshold:0.8, or torch.cuda.empty_cache() "
         "before that stage, gives back what lies unused."
     )
@@ -157,9 +158,9 @@ def _fragmentation(memory: list[DeviceMemory], expandable: bool) -> Iterator[Fin
         return
     where = f", in {moment.path}," if moment.path else ""
     text = (
-        f"Free memory of rank {state.rank} is scattered: at its largest slack{where} {mib(moment.free_bytes)} MiB were "
-        f"free and the largest piece was {mib(moment.largest_free_bytes)} MiB (external fragmentation {share:.1%}). "
-        f"{_less_scattered(expandable)}."
+        f"Free memory of {named(state.rank)} is scattered: at its largest slack{where} {mib(moment.free_bytes)} MiB "
+        f"were free and the largest piece was {mib(moment.largest_free_bytes)} MiB (external fragmentation "
+        f"{share:.1%}). {_less_scattered(expandable)}."
     )
     figures = {"rank": state.rank, "free_bytes": moment.free_bytes, "largest_free_bytes": moment.largest_free_bytes}
     yield Finding("fragmentation", text, figures | {"external_share": share})
@@ -174,7 +175,7 @@ def _pin(memory: list[DeviceMemory]) -> Iterator[Finding]:
         return
     name = source_name(holder.source)
     text = (
-        f"{name} pins {mib(holder.alone_bytes)} MiB on rank {state.rank} ({', '.join(pins.when)}): its "
+        f"{name} pins {mib(holder.alone_bytes)} MiB {on(state.rank)} ({', '.join(pins.when)}): its "
         f"{mib(holder.live_bytes)} MiB in {_counted(holder.blocks, 'block')} keep "
         f"{_counted(holder.segments, 'mostly free segment')} reserved. "
         "Allocate what outlives a stage before its temporaries, or try "
@@ -193,7 +194,7 @@ def _deferred(memory: list[DeviceMemory]) -> Iterator[Finding]:
         return
     most = f" Most of it was allocated in {source_name(top.source)}." if top else ""
     text = (
-        f"Up to {mib(waiting.peak_bytes)} MiB of rank {state.rank} were freed and could not be used again, because "
+        f"Up to {mib(waiting.peak_bytes)} MiB of {named(state.rank)} were freed and could not be used again, because "
         f"another stream still held them (record_stream).{most} FSDP's limit_all_gathers=True bounds how far it runs "
         "ahead."
     )
@@ -213,7 +214,7 @@ def _activation(memory: list[DeviceMemory], scopes: list[ScopeRow]) -> Iterator[
     if most <= 0 or most < _OF_ALLOCATED * peak:
         return
     text = (
-        f"{row.path} of rank {state.rank} takes {mib(most)} MiB for a while, {most / peak:.1%} of the peak of "
+        f"{row.path} of {named(state.rank)} takes {mib(most)} MiB for a while, {most / peak:.1%} of the peak of "
         f"{mib(peak)} MiB. Smaller tiles, chunks or batches lower it; weights that it does not need can go first."
     )
     figures = {"path": row.path, "rank": state.rank, "temporary_bytes": most, "allocated_peak_bytes": peak}

@@ -28,6 +28,16 @@ def rank_of(trace: Trace) -> int:
     return NO_RANK if trace.rank is None else trace.rank
 
 
+def named(rank: int) -> str:
+    """As a sentence has it: "rank 3", or "the process" for one without a rank."""
+    return "the process" if rank == NO_RANK else f"rank {rank}"
+
+
+def on(rank: int) -> str:
+    """Where something happened: "on rank 3", "in the process"."""
+    return f"{'in' if rank == NO_RANK else 'on'} {named(rank)}"
+
+
 def on_gpu(trace: Trace) -> bool:
     """Whether GPU times are to be expected: the device says so, or else some scope or collective has them."""
     if trace.device_type in ("cuda", "cpu"):

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 REQUEST, LOAD = "request", "load"
 _TOTALS = ("request", "denoise_step", "expert_switch")  # said with _total behind
 _INSIDE = (
-    *_TOTALS, "text_encode", "clip_encode", "vae_encode", "denoise", "dit_forward", "block", "vace_block", "self_attn",
-    "cross_attn", "attn_kernel", "ffn", "scheduler_step", "sp_gather", "offload", "vae_decode", "barrier_wait",
+    *_TOTALS, "text_encode", "clip_encode", "audio_encode", "pose_encode", "prepare_source", "vae_encode", "denoise",
+    "dit_forward", "block", "vace_block", "self_attn", "cross_attn", "attn_kernel", "ffn", "scheduler_step",
+    "sp_gather", "offload", "vae_decode", "barrier_wait",
 )  # fmt: skip
 _SAVE = "save"
-_LOADING = ("load_t5", "load_vae", "load_clip", "load_dit", "configure", "fsdp_wrap")
+_LOADING = ("load_t5", "load_vae", "load_clip", "load_audio", "load_dit", "configure", "fsdp_wrap")
+_KERNEL, _FORWARD, _ATTENTIONS = "attn_kernel", "dit_forward", ("self_attn", "cross_attn")
 _OPS = ("self_attn", "cross_attn", "attn_kernel", "ffn")  # recorded at the level op alone
 _COMM = {"qkv_all_to_all": ("alltoall", "qkv"), "out_all_to_all": ("alltoall", "out")}
 _CALLS = {**_COMM, "fsdp_all_gather": ("allgather", "fsdp"), "sp_all_gather": ("allgather", "sp_gather")}
@@ -84,10 +86,9 @@ class TraceRequests:
         self.trace = trace
         numbers = {name: number for number, name in enumerate(_KNOWN)}
         known = np.array([numbers.get(text, -1) for text in trace.strings] or [-1], np.int64)
-        # A scope in another one of its name is part of that one's time.
-        once = np.array([_is_outermost(path) for path in trace.paths] or [False])
+        told_once = np.array([_is_outermost(path) and not _is_of_others(path) for path in trace.paths] or [False])
         scopes = trace.scopes
-        told = (scopes["type"] == ScopeType.TRACE) & once[scopes["path"]]
+        told = (scopes["type"] == ScopeType.TRACE) & told_once[scopes["path"]]
         self._kind = np.where(told, known[scopes["name"]], -1).astype(np.int8)
         self._calls = _call_kinds(trace)
         self.windows = self._windows()
@@ -176,8 +177,17 @@ class TraceRequests:
 
 
 def _is_outermost(path: str) -> bool:
+    """A scope in another one of its name is part of that one's time."""
     outer, _, name = path.rpartition("/")
     return name not in outer.split("/")
+
+
+def _is_of_others(path: str) -> bool:
+    """An attn_kernel outside of the DiT's own attentions. Wan's CLIP calls the same function, and so does the motioner
+    of its S2V, that one inside of the DiT's forward."""
+    outer, _, name = path.rpartition("/")
+    around = outer.split("/")
+    return name == _KERNEL and not (_FORWARD in around and any(one in around for one in _ATTENTIONS))
 
 
 def _call_kinds(trace: Trace) -> np.ndarray:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from wanhook import settings
-from wanhook.doctor import hooks, places, software, wan
+from wanhook.doctor import environment, hooks, places, software, wan
 from wanhook.doctor.line import FAIL, WARN, Line
 from wanhook.doctor.probe import ProbeFailed, probe
 from wanhook.report.text import plain
@@ -42,12 +43,12 @@ def _parser() -> argparse.ArgumentParser:
     return made
 
 
-def examine(options: argparse.Namespace) -> tuple[list[Line], dict[str, float]]:
-    """All answers, and the costs in ns that were measured."""
-    chosen = settings.from_environment()
+def examine(options: argparse.Namespace) -> tuple[list[Line], dict[str, float | None]]:
+    """All answers, and the costs in ns (None: lost in noise)."""
+    chosen, _ = settings.read(os.environ)  # what is wrong is among the answers
     chosen = replace(chosen, out=options.out) if options.out else chosen
-    answers = software.lines(software.Software.here())
-    costs: dict[str, float] = {}
+    answers = software.lines(software.Software.here()) + environment.lines(os.environ)
+    costs: dict[str, float | None] = {}
     # An extension that was built for another torch is not loaded, not even by the probe.
     if not any(line.status == FAIL and line.name in ("torch", "extension") for line in answers):
         try:

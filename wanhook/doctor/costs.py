@@ -19,9 +19,9 @@ _SCOPES, _TENSORS, _CALLS = 300, 500, 50
 _EVENTS_A_TENSOR = 2  # its allocation and its free
 
 
-def measure(device: torch.device) -> tuple[dict[str, float], dict[str, str]]:
-    """(ns by name, why there are none by name), inside a recording."""
-    figures: dict[str, float] = {}
+def measure(device: torch.device) -> tuple[dict[str, float | None], dict[str, str]]:
+    """(ns by name, None: lost in noise; what failed by name), inside a recording."""
+    figures: dict[str, float | None] = {}
     reasons: dict[str, str] = {}
     for name, measured in (("scope", _scope), ("allocator_event", _allocator_event), ("collective", _collective)):
         try:
@@ -31,7 +31,7 @@ def measure(device: torch.device) -> tuple[dict[str, float], dict[str, str]]:
     return figures, reasons
 
 
-def _scope(device: torch.device) -> float:
+def _scope(device: torch.device) -> float | None:
     """A scope of the level op; on a GPU with its two event records."""
 
     def run() -> None:
@@ -39,20 +39,20 @@ def _scope(device: torch.device) -> float:
             with wanhook.trace("scope", level="op"):
                 pass
 
-    return _difference(run, device) / _SCOPES
+    return _difference(run, device, _SCOPES)
 
 
-def _allocator_event(device: torch.device) -> float:
+def _allocator_event(device: torch.device) -> float | None:
     torch.empty(1024, device=device)
 
     def run() -> None:
         for _ in range(_TENSORS):
             torch.empty(1024, device=device)
 
-    return _difference(run, device) / _TENSORS / _EVENTS_A_TENSOR
+    return _difference(run, device, _TENSORS * _EVENTS_A_TENSOR)
 
 
-def _collective(device: torch.device) -> float:
+def _collective(device: torch.device) -> float | None:
     """A synchronous all_reduce in a group of this process alone."""
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
@@ -64,13 +64,14 @@ def _collective(device: torch.device) -> float:
             for _ in range(_CALLS):
                 dist.all_reduce(tensor)
 
-        return _difference(run, device) / _CALLS
+        return _difference(run, device, _CALLS)
     finally:
         dist.destroy_process_group()
 
 
-def _difference(run: Callable[[], None], device: torch.device) -> float:
-    """ns by which a batch is longer when it is recorded; not below 0."""
+def _difference(run: Callable[[], None], device: torch.device, count: int) -> float | None:
+    """ns by which a batch of `count` is longer when it is recorded, for each; None where that is below 1: a cost of
+    0 would be false, when it is only smaller than what this machine lets us see."""
     recorded, paused = [], []
     for _ in range(_ROUNDS):
         recorded.append(_timed(run, device))
@@ -79,7 +80,8 @@ def _difference(run: Callable[[], None], device: torch.device) -> float:
             paused.append(_timed(run, device))
         finally:
             wanhook.resume()
-    return max(min(recorded) - min(paused), 0)
+    each = (min(recorded) - min(paused)) / count
+    return each if each >= 1 else None
 
 
 def _timed(run: Callable[[], None], device: torch.device) -> int:

@@ -24,6 +24,7 @@ def lines(found: dict, environ: Mapping[str, str] = os.environ) -> list[Line]:
         _device(found),
         _memory(found, on_gpu, environ),
         _collectives(found, on_gpu),
+        *_fsdp(found["fsdp"]),
         *_connections(on_gpu, environ),
         *(Line(AREA, "note", WARN, note) for note in found["notes"]),
         *_costs(found, on_gpu),
@@ -87,6 +88,17 @@ def _collectives(found: dict, on_gpu: bool) -> Line:
     return Line(AREA, name, OK, f"{count} operations are hooked; tried with {backend}")
 
 
+def _fsdp(found: dict) -> list[Line]:
+    points, wrapped = found["points"], found["wrapped"]
+    if not points:
+        return []  # without torch.distributed there is no FSDP either
+    text = f"{wrapped} of {points} points of FSDP1 and FSDP2 are wrapped"
+    if wrapped == points:
+        return [Line(AREA, "FSDP", OK, text)]
+    remedy = "update wanhook; this torch is newer or older than what it knows"
+    return [Line(AREA, "FSDP", WARN, f"{text}: waits or roles of FSDP are missing", remedy)]
+
+
 def _connections(on_gpu: bool, environ: Mapping[str, str]) -> list[Line]:
     if environ.get("CUDA_DEVICE_MAX_CONNECTIONS") != "1" or not on_gpu:
         return []
@@ -99,9 +111,13 @@ def _costs(found: dict, on_gpu: bool) -> list[Line]:
     events = ", its event records included" if on_gpu else ""
     made = []
     for key, (name, about) in _COSTS.items():
-        if key in found["costs"]:
+        cost = found["costs"].get(key)
+        if cost is not None:
             about_it = about + (events if key != "allocator_event" else "")
-            made.append(Line(COST, name, OK, f"{found['costs'][key]:.0f} ns on the host ({about_it})"))
+            made.append(Line(COST, name, OK, f"{cost:.0f} ns on the host ({about_it})"))
+        elif key in found["costs"]:
+            remedy = "ask again when the machine is quiet"
+            made.append(Line(COST, name, WARN, "not measured: lost in noise", remedy))
         else:
             made.append(Line(COST, name, WARN, f"not measured: {found['not_measured'].get(key, 'no reason given')}"))
     return made

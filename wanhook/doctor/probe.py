@@ -6,6 +6,8 @@ may make a context on the GPU, which the doctor itself has no need of.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import subprocess
@@ -79,6 +81,7 @@ def main(directory: Path) -> dict:
         status, facts = native.status(), metadata.describe_now(cuda=device.type == "cuda")
     finally:
         wanhook.stop(wait=1.0)
+    sharded = _fsdp_points()  # before the notes: what is missing is said there
     read = list(wanhook.load(directory / "run"))
     return {
         "has_cuda": native.has_cuda,
@@ -87,6 +90,7 @@ def main(directory: Path) -> dict:
         "allocator": facts["allocator"],
         "attached": {name: status[name] for name in ("cuda_memory", "cpu_memory")},
         "collectives": len(native.attach_collectives()) if torch.distributed.is_available() else 0,
+        "fsdp": sharded,
         "notes": attach.notes() + status["notes"],
         "scopes_read": sum(len(trace.scopes) for trace in read),
         "events_read": sum(len(trace.allocator_events) for trace in read),
@@ -95,6 +99,21 @@ def main(directory: Path) -> dict:
         "costs": figures,
         "not_measured": reasons,
     }
+
+
+def _fsdp_points() -> dict[str, int]:
+    """How many points the integration with FSDP has, and how many of them are wrapped once FSDP is imported."""
+    import torch
+
+    if not torch.distributed.is_available():
+        return {"points": 0, "wrapped": 0}
+    from wanhook.integrations import fsdp
+
+    fsdp.install()  # done already by the recorder, unless it chose otherwise
+    for module in {point.module for point in fsdp._POINTS}:
+        with contextlib.suppress(ImportError):  # its points stay unwrapped
+            importlib.import_module(module)
+    return {"points": len(fsdp._POINTS), "wrapped": len(fsdp._wrapped)}
 
 
 if __name__ == "__main__":

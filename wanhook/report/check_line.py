@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wanhook.analysis.memory import DeviceMemory
 from wanhook.report.sheet import Sheet
-from wanhook.report.text import mib, ranks_named, seconds
+from wanhook.report.text import mib, on_ranks, ranks_named, seconds
 
 
 def write_check(sheet: Sheet, memory: list[DeviceMemory]) -> None:
@@ -15,9 +15,7 @@ def write_check(sheet: Sheet, memory: list[DeviceMemory]) -> None:
         sheet.line(f"Memory replay exact at {equal} of {places} checks.", "" if equal == places else "yellow")
     refused = [state.rank for state in memory if state.check.refused]
     if refused:
-        sheet.line(
-            f"! Memory figures are not claimed to be exact on {ranks_named(refused)}; MEMORY says why.", "yellow"
-        )
+        sheet.line(f"! Memory figures are not claimed to be exact {on_ranks(refused)}; MEMORY says why.", "yellow")
     for state in memory:
         if state.check.first_difference:
             _write_difference(sheet, state, several=sum(other.rank == state.rank for other in memory) > 1)
@@ -25,7 +23,8 @@ def write_check(sheet: Sheet, memory: list[DeviceMemory]) -> None:
 
 def _write_difference(sheet: Sheet, state: DeviceMemory, several: bool) -> None:
     check, wrong = state.check, state.check.first_difference
-    where = ranks_named([state.rank]).capitalize() + (f", device {state.device}" if several else "")
+    device = f", device {state.device}" if several and state.device >= 0 else ""
+    where = ranks_named([state.rank]).capitalize() + device
     said = f"{wrong.what} {_figure(wrong.what, wrong.ours)}, torch {_figure(wrong.what, wrong.torchs)}"
     when = f"first wrong after {seconds(wrong.at_ns)}"
     sheet.line(f"! {where}: exact at {check.equal} of {check.places} checks, {when}: {said}.", "yellow")

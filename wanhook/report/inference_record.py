@@ -51,7 +51,7 @@ def write_records(records: Sequence[InferenceRecord], path: Path) -> list[Path]:
         try:
             partial.write_bytes(as_json(record))
             os.replace(partial, file)
-        except OSError:
+        except BaseException:
             partial.unlink(missing_ok=True)
             raise
         written.append(file)

@@ -9,7 +9,7 @@ from wanhook.analysis.out_of_memory import OutOfMemory, PostMortem
 from wanhook.analysis.pins import Pins
 from wanhook.report.build import Report
 from wanhook.report.sheet import Sheet
-from wanhook.report.text import NOTHING, mib, ms, percent, ranks_named, seconds, source_text
+from wanhook.report.text import NOTHING, mib, ms, on_ranks, percent, ranks_named, seconds, source_text
 
 MAX_ROWS, MAX_FAILURES = 12, 4
 _VERDICTS = {
@@ -70,7 +70,7 @@ def _write_fragmentation(sheet: Sheet, state: DeviceMemory) -> None:
     found = state.fragmentation
     if found is None:
         return
-    _title(sheet, f"Fragmentation on {ranks_named([state.rank])}")
+    _title(sheet, f"Fragmentation {on_ranks([state.rank])}")
     moments = [("at the reserved peak", state.reserved_peak.moment, found.external_at_reserved_peak)]
     moments.append(("at the largest slack", found.largest_slack, found.external_at_largest_slack))
     if found.most_scattered:
@@ -129,7 +129,7 @@ def _write_deferred(sheet: Sheet, state: DeviceMemory, rows: int | None) -> None
     found = state.deferred
     if found is None:
         return
-    _title(sheet, f"Deferred frees on {ranks_named([state.rank])}")
+    _title(sheet, f"Deferred frees {on_ranks([state.rank])}")
     where = f" in {found.peak.path}" if found.peak.path else ""
     left = f"; {found.unfinished} still waited at the end" if found.unfinished else ""
     sheet.line(
@@ -171,7 +171,7 @@ def _write_retries(sheet: Sheet, state: DeviceMemory) -> None:
     found = state.retries
     if found is None or not (found.retries or found.ooms):
         return
-    _title(sheet, f"Short of memory on {ranks_named([state.rank])}")
+    _title(sheet, f"Short of memory {on_ranks([state.rank])}")
     stages = ", ".join(f"{path or 'outside stages'} {count}" for path, count in found.by_path.items()) or NOTHING
     said = f"Allocations that gave the cache back to the device and tried again: {found.retries}; failed: {found.ooms}."
     sheet.line(f"{said} Retries by stage: {stages}.")
@@ -198,7 +198,7 @@ def _write_failures(sheet: Sheet, state: DeviceMemory, rows: int | None) -> None
 
 def _write_failure(sheet: Sheet, rank: int, failed: OutOfMemory, dead: PostMortem, rows: int | None) -> None:
     where = f" in {failed.path}" if failed.path else ""
-    _title(sheet, f"Out of memory on {ranks_named([rank])} after {seconds(failed.at_ns)}{where}")
+    _title(sheet, f"Out of memory {on_ranks([rank])} after {seconds(failed.at_ns)}{where}")
     sheet.line(f"Cause: {_VERDICTS[dead.verdict]}.")
     sheet.line(
         f"Asked for {mib(failed.requested_bytes)} MiB. Free on the device: {mib(failed.device_free_bytes)} MiB. "

@@ -8,7 +8,7 @@ from wanhook.analysis.memory_owners import Owner, Source
 from wanhook.report.build import Report
 from wanhook.report.memory_details import write_details
 from wanhook.report.sheet import Sheet
-from wanhook.report.text import NOTHING, mib, percent, rank_list, ranks_named, seconds, source_text
+from wanhook.report.text import NOTHING, mib, on_ranks, percent, rank_cell, ranks_named, seconds, source_text
 
 MAX_RANKS, MAX_OWNERS, MAX_OF_BASE = 16, 12, 4
 
@@ -27,8 +27,8 @@ def write_memory(sheet: Sheet, report: Report, show_all: bool, details: bool = F
     if len(shown) < len(largest):
         sheet.line(f"{len(largest) - len(shown)} ranks with smaller peaks are left out; --all shows them.", "dim")
     for text in dict.fromkeys(why for state in report.memory for why in state.inexact):
-        where = ranks_named(state.rank for state in report.memory if text in state.inexact)
-        sheet.line(f"Not exact on {where}: {text}.", "yellow")
+        where = on_ranks(state.rank for state in report.memory if text in state.inexact)
+        sheet.line(f"Not exact {where}: {text}.", "yellow")
     _write_owners(sheet, largest[0], show_all)
     _write_base(sheet, largest[0])
     _write_stages(sheet, report, on_gpu, show_all)
@@ -53,7 +53,7 @@ def _write_ranks(sheet: Sheet, states: list[DeviceMemory], on_gpu: bool) -> None
     several = len(states) != len({state.rank for state in states})
     rows = []
     for state in states:
-        name = rank_list([state.rank]) + (f", device {state.device}" if several else "")
+        name = rank_cell(state.rank, state.device if several else None)
         base = state.base.moment.allocated_bytes if state.base else None
         sizes = [_allocated(state), base, state.end.allocated_bytes]
         if on_gpu:
@@ -137,7 +137,7 @@ def _write_stages(sheet: Sheet, report: Report, on_gpu: bool, show_all: bool) ->
     for row in report.scopes:
         if row.path in largest and (show_all or row.level == "stage"):
             scope, rank = largest[row.path]
-            rows.append(["  " * row.depth + row.name, *_stage_cells(scope, on_gpu), rank_list([rank])])
+            rows.append(["  " * row.depth + row.name, *_stage_cells(scope, on_gpu), rank_cell(rank)])
     if rows:
         sheet.blank()
         sheet.line("Inside " + ("scopes" if show_all else "stages") + ", largest of their occurrences", "bold")

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 
 from wanhook.analysis.health import FileHealth
 from wanhook.analysis.last_moments import LastCollective, LastMoments
+from wanhook.analysis.ranks import NO_RANK
 from wanhook.analysis.run_facts import Fact, RunFacts
 from wanhook.report.build import Problem, Report
 from wanhook.report.check_line import write_check
@@ -18,7 +19,7 @@ from wanhook.report.memory_section import write_memory
 from wanhook.report.perturbation_lines import write_perturbations
 from wanhook.report.scope_section import write_scopes
 from wanhook.report.sheet import Sheet
-from wanhook.report.text import mib, percent, ranks_named, seconds, span
+from wanhook.report.text import mib, on_ranks, percent, ranks_named, seconds, span
 
 SECTIONS = ("recording", "loading", "scopes", "collectives", "exposure", "memory", "notes", "findings")
 MAX_ALIKE = 6  # problems of one kind that differ only in their figures
@@ -66,7 +67,7 @@ def _write_section(sheet: Sheet, report: Report, name: str, show_all: bool, deta
 def _write_title(sheet: Sheet, report: Report) -> None:
     run = report.run
     sheet.line(f"wanhook: {_what(report)}", "bold", indent=0)
-    sheet.line(f"{_where(run)}, {seconds(run.lasted_ns)}{_when(run)}", indent=0)
+    sheet.line(f"{_where(report)}, {seconds(run.lasted_ns)}{_when(run)}", indent=0)
     names = {"versions.torch": "torch", "versions.cuda": "CUDA", "versions.nccl": "NCCL", "versions.driver": "driver"}
     names |= {"wanhook.level": "level", "allocator.backend": "allocator", "allocator.settings": "allocator settings"}
     said = [f"{name} {value}" for key, name in names.items() if (value := _most(run.facts.get(key)))]
@@ -76,7 +77,7 @@ def _write_title(sheet: Sheet, report: Report) -> None:
         backend = f" ({group.backend})" if group.backend else ""
         sheet.line(f"group {group_title(group)}{backend}".replace("group group", "group"), "dim", indent=0)
     for name in run.differences:
-        values = "; ".join(f"{fact.value or 'empty'} on {ranks_named(fact.ranks)}" for fact in run.facts[name])
+        values = "; ".join(f"{fact.value or 'empty'} {on_ranks(fact.ranks)}" for fact in run.facts[name])
         sheet.line(f"Ranks differ in {name}: {values}", "yellow", indent=0)
 
 
@@ -87,14 +88,17 @@ def _what(report: Report) -> str:
     return f"run {run.run_id or 'without an id'}{name} in {report.path}{only}"
 
 
-def _where(run: RunFacts) -> str:
+def _where(report: Report) -> str:
+    run = report.run
     count = len(run.ranks)
     of = f" of {run.world_size}" if run.world_size and run.world_size != count else ""
     hosts = f" on {run.hosts[0].value}" if len(run.hosts) == 1 else f" on {len(run.hosts)} hosts"
     devices = run.facts.get("device.name") or run.facts.get("device.type") or []
     kinds = ", ".join(f"{len(fact.ranks)} x {fact.value}" for fact in devices)
-    plural = "s" if max(count, run.world_size or 0) > 1 else ""
-    return f"{count}{of} rank{plural}{hosts}" + (f", {kinds}" if kinds else "")
+    ranks = f"{count}{of} rank{'s' if max(count, run.world_size or 0) > 1 else ''}"
+    if set(run.ranks) == {NO_RANK}:
+        ranks = "1 process" if len(report.health) == 1 else "without ranks,"  # files of one process or of several
+    return f"{ranks}{hosts}" + (f", {kinds}" if kinds else "")
 
 
 def _when(run: RunFacts) -> str:
@@ -119,7 +123,7 @@ def _write_health(sheet: Sheet, report: Report, show_all: bool) -> None:
     for kind, problems in shown.items():
         cut = problems if show_all else problems[:MAX_ALIKE]
         for problem in cut:
-            where = ranks_named(problem.ranks).capitalize() + ": " if problem.ranks else ""
+            where = "" if _says_itself(problem) else ranks_named(problem.ranks).capitalize() + ": "
             sheet.line(f"! {where}{problem.text}", "bold red" if kind in _LOUD else "yellow")
             if kind in ("crashed", "unknown"):
                 _write_moments(sheet, [file for file in report.health if file.rank in problem.ranks])
@@ -131,10 +135,16 @@ def _write_health(sheet: Sheet, report: Report, show_all: bool) -> None:
     write_check(sheet, report.memory)
 
 
+def _says_itself(problem: Problem) -> bool:
+    """Whom it is about: the run, or the process that had no rank, of which its sentence speaks."""
+    return not problem.ranks or set(problem.ranks) == {NO_RANK}
+
+
 def _write_moments(sheet: Sheet, files: list[FileHealth]) -> None:
     for file in files:
         for moments in [thread for thread in file.moments if thread.path or thread.collective][:MAX_THREADS]:
-            where = f"{ranks_named([file.rank])}, thread {moments.thread}"
+            where = f"thread {moments.thread}"
+            where = where if file.rank == NO_RANK else f"{ranks_named([file.rank])}, {where}"
             sheet.line(f"{where}: {_doing(moments, file.wall_ns)}.", indent=6)
 
 

@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from wanhook.analysis.ranks import NO_RANK, named, on
+
 if TYPE_CHECKING:
     from wanhook.analysis.memory_owners import Source
 
@@ -83,11 +85,23 @@ def rank_list(ranks: Iterable[int]) -> str:
 
 
 def ranks_named(ranks: Iterable[int]) -> str:
-    """ "rank 3", "ranks 0-3, 7"; "no rank" for a process that had none."""
+    """ "rank 3", "ranks 0-3, 7"; "the process" for one that had none."""
     known = sorted(set(ranks))
-    if known == [-1]:
-        return "no rank"
-    return f"rank{'s' if len(known) > 1 else ''} {rank_list(known)}"
+    if len(known) == 1:
+        return named(known[0])
+    return f"ranks {rank_list(known)}"
+
+
+def on_ranks(ranks: Iterable[int]) -> str:
+    """ "on rank 3", "on ranks 0-3, 7", "in the process"."""
+    known = sorted(set(ranks))
+    return on(known[0]) if len(known) == 1 else f"on {ranks_named(known)}"
+
+
+def rank_cell(rank: int, device: int | None = None) -> str:
+    """A cell of a table's column of ranks. `device`: to be told apart from another one of that rank; -1 is the CPU."""
+    name = NOTHING if rank == NO_RANK else str(rank)
+    return name if device is None or device < 0 else f"{name}, device {device}"
 
 
 def source_text(source: Source) -> str:

@@ -59,7 +59,7 @@ def _pipelines() -> list[Point]:
         ("wan.speech2video", "WanS2V", WAN22, False),
         ("wan.animate", "WanAnimate", WAN22, False),
     )
-    found = [Point("wan.vace", "WanVaceMP.generate", "request", "request", generations=WAN21)]
+    found = [Point("wan.vace", "WanVaceMP.generate", "request", "request", generations=WAN21), *_sources()]
     for module, name, generations, two_experts in classes:
         found += [
             Point(module, f"{name}.__init__", "load", "load", generations=generations),
@@ -72,6 +72,17 @@ def _pipelines() -> list[Point]:
             switch = f"{name}._prepare_model_for_timestep"
             found.append(Point(module, switch, "expert_switch", "expert_switch", generations=WAN22))
     return found
+
+
+def _sources() -> list[Point]:
+    """What S2V and Animate make of the sound and the videos that they are given."""
+    speech, animate = "wan.speech2video", "wan.animate"
+    return [
+        Point(speech, "WanS2V.encode_audio", "audio_encode", generations=WAN22),
+        Point(speech, "WanS2V.load_pose_cond", "pose_encode", generations=WAN22),
+        Point(animate, "WanAnimate.prepare_source", "prepare_source", generations=WAN22),
+        Point(animate, "WanAnimate.prepare_source_for_replace", "prepare_source", generations=WAN22),
+    ]
 
 
 def _components() -> list[Point]:
@@ -92,6 +103,9 @@ def _components() -> list[Point]:
             Point(module, f"{name}.encode", "vae_encode", generations=generations),
             Point(module, f"{name}.decode", "vae_decode", generations=generations),
         ]
+    found.append(
+        Point("wan.modules.s2v.audio_encoder", "AudioEncoder.__init__", "load_audio", "load_part", generations=WAN22)
+    )
     for module, generations in (("wan.modules.clip", WAN21), ("wan.modules.animate.clip", WAN22)):
         found += [
             Point(module, "CLIPModel.__init__", "load_clip", "load_part", generations=generations),

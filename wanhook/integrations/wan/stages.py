@@ -13,7 +13,7 @@ from wanhook.recording import trace
 # Arguments of generate() and of the constructors that describe a request. Never prompts, never paths.
 _OF_REQUEST = ("frame_num", "infer_frames", "clip_len", "sampling_steps", "sample_solver", "shift", "seed")
 _OF_REQUEST_TOO = ("max_area", "offload_model", "context_scale", "num_repeat")
-_CHECKPOINTS = ("checkpoint_path", "vae_pth")  # where a component's constructor is told what to load
+_CHECKPOINTS = ("checkpoint_path", "vae_pth", "model_id")  # where a component's constructor is told what to load
 _OF_LOADING = ("t5_fsdp", "dit_fsdp", "use_sp", "use_usp", "t5_cpu", "init_on_cpu", "convert_model_dtype")
 
 

@@ -21,12 +21,20 @@ class WanAnimate(Parts):
     def _configure_model(self, model, use_sp, dit_fsdp, shard_fn):
         return self.configured(model, use_sp, dit_fsdp, shard_fn)
 
+    def prepare_source(self, src_pose_path, src_face_path, src_ref_path):
+        return torch.ones(2), torch.ones(2), torch.ones(1)
+
+    def prepare_source_for_replace(self, src_bg_path, src_mask_path):
+        return torch.ones(2), torch.ones(2)
+
     @torch.no_grad()
     def generate(
         self, ref_image, clip_len=2, shift=5.0, sample_solver="dpm++", sampling_steps=4, guide_scale=1.0, seed=-1,
         offload_model=True,
     ):  # fmt: skip
         cond, _ = self.encoded("what the person does")
+        self.prepare_source("pose.mp4", "face.mp4", "reference.png")
+        self.prepare_source_for_replace("background.mp4", "mask.mp4")
         solver, timesteps = self.solver(sample_solver, sampling_steps, shift)
         clip_fea = self.clip.visual([ref_image])
         latents = [self.noise(seed)[0] + self.vae.encode([ref_image])[0]]
