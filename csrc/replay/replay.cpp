@@ -33,6 +33,7 @@ class Player {
   void stop_at(uint64_t position) {
     for (; unknown_ < plan_.unknown_from.size() && plan_.unknown_from[unknown_] <= position; ++unknown_) {
       model_.set_inexact_from(std::min(model_.inexact_from(), position));
+      model_.claim(false);  // what was not recorded is no contradiction
       model_.expect_any_sequence();
     }
     for (; state_ < plan_.states.size() && plan_.states[state_].position <= position; ++state_) {

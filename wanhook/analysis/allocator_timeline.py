@@ -37,7 +37,7 @@ class AllocatorTimeline(DeviceReplay):
         self.on_gpu = device >= 0
         self.start = self.known[0][0] if self.known else 0
         self.counters, self.blocks, self.segments = self.result.counters, self.result.blocks, self.result.segments
-        self.figures = Figures(self.counters, self.events, self.on_gpu)
+        self.figures = Figures(self.counters, self.events, self.on_gpu, unclaimed=self.unclaimed)
 
     def times(self, positions: np.ndarray) -> np.ndarray:
         """Host times (ns) at which positions were reached, int64, the shape of positions; see `time` for position 0."""
@@ -55,8 +55,8 @@ class AllocatorTimeline(DeviceReplay):
         return int(self.events["scope"][position - 1]) if position else 0
 
     def peak(self, name: str) -> int:
-        """The position from `start` on at which a figure (allocator_figures.Figures) first is the largest; a segment is
-        there for a block, so the peak of reserved is that with the block in it."""
+        """The position from `start` on, of those that are claimed, at which a figure (allocator_figures.Figures) first
+        is the largest; a segment is there for a block, so the peak of reserved is that with the block in it."""
         found = self._peaks[name]
         begin, end = self.figures.growing
         held = end[(begin <= found) & (found < end)]

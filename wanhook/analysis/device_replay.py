@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,6 +46,7 @@ class DeviceReplay:
         placed = sorted(((self._position_of(found), found) for found in states), key=lambda state: state[0])
         self.known = [state for state in placed if state[1].reason in _STATE_KNOWN_AGAIN]
         self.checks = [state for state in placed if state[1].reason not in _STATE_KNOWN_AGAIN]
+        self._paused = self._pauses(trace)
         settings = settings_of(trace)
         self.refused = self._refusals(trace, settings)
         self.settings = settings if isinstance(settings, _replay.Settings) else _replay.Settings()
@@ -58,7 +60,7 @@ class DeviceReplay:
             largest_free=largest_free,
             blocks=blocks,
             maps_at=sorted({*maps_at, *compared}),
-            unknown_from=self._pauses(trace),
+            unknown_from=self._paused,
         )
 
     def exact_at(self, positions: np.ndarray) -> np.ndarray:
@@ -66,6 +68,23 @@ class DeviceReplay:
         if self.refused:
             return np.zeros(len(positions), bool)
         return self.result.exact_at(np.asarray(positions, np.int64))
+
+    @cached_property
+    def unclaimed(self) -> list[tuple[int, int]]:
+        """[begin, end) of the positions whose figures are an estimate at best, ascending; empty where everything is
+        refused, of which `refused` speaks. A state that a pause found was the true one until then."""
+        if self.refused:
+            return []
+        exact, paused = self.result.exact, self._paused
+        known = exact["known"] != 0
+        begin = np.where(known, exact["inexact_from"], exact["begin"])
+        begin = begin + (known & np.isin(begin, paused) & (begin > exact["begin"]))
+        return [(low, high) for low, high in zip(begin.tolist(), exact["end"].tolist(), strict=True) if low < high]
+
+    def is_claimed(self, positions: np.ndarray) -> np.ndarray:
+        """bool, the shape of positions: whether none of `unclaimed` holds them."""
+        edges = np.array(self.unclaimed, np.int64).reshape(-1)
+        return np.searchsorted(edges, positions, "right") % 2 == 0
 
     def positions(self, times: np.ndarray, side: str) -> np.ndarray:
         """Positions at host times (ns): "left" before the events of that very time, "right" after them."""
