@@ -71,11 +71,12 @@ class DeviceReplay:
 
     @cached_property
     def unclaimed(self) -> list[tuple[int, int]]:
-        """[begin, end) of the positions whose figures are an estimate at best, ascending; empty where everything is
-        refused, of which `refused` speaks. A state that a pause found was the true one until then."""
+        """[begin, end) of the positions behind the first known state whose figures are an estimate at best, ascending;
+        empty where everything is refused, of which `refused` speaks. A state that a pause found was true until then."""
         if self.refused:
             return []
         exact, paused = self.result.exact, self._paused
+        exact = exact[np.argmax(exact["known"] != 0) :]
         known = exact["known"] != 0
         begin = np.where(known, exact["inexact_from"], exact["begin"])
         begin = begin + (known & np.isin(begin, paused) & (begin > exact["begin"]))

@@ -139,7 +139,7 @@ def _inexact(trace: Trace, timeline: AllocatorTimeline, check: ReplayCheck) -> l
         at = (timeline.time(int(first["position"])) - trace.header["start_monotonic"]) / 1e9
         kind = _replay.CONTRADICTION_KINDS[int(first["kind"])]
         why.append(f"events contradict the replay ({check.contradictions}, the first after {at:.3f} s: {kind})")
-    left_out = sum(max(high - max(low, timeline.start), 0) for low, high in timeline.unclaimed)
+    left_out = sum(high - low for low, high in timeline.unclaimed)
     # Between the end of a pause and its state lie the few events of other threads.
     share = left_out / (len(timeline.counters) - timeline.start)
     if share >= 0.01:

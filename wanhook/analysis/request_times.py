@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wanhook.analysis import intervals
 from wanhook.analysis.ranks import on_gpu
-from wanhook.tracefile.format import ScopeEndFlags, ScopeLevel, ScopeType
+from wanhook.tracefile.format import ScopeEndFlags, ScopeLevel, ScopeType, ScopeVerify
 from wanhook.tracefile.names import section
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _CALLS = {**_COMM, "fsdp_all_gather": ("allgather", "fsdp"), "sp_all_gather": ("
 _ALWAYS = ("request_total", "denoise_step_total", "expert_switch_total", "attn_kernel", "comm_total", *_COMM)
 _KNOWN = (*_INSIDE, *_LOADING, _SAVE, LOAD)
 _NS = 1e9
+_MARGIN = 1_000_000  # ns
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,30 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Gaps:
+    """What was not recorded of a window: the inside of `muted` of `checked` steps of the perturbation check (`paths`),
+    and what went on in `paused_ns` of pauses, in `before_ns` of those between the request before and this one.
+    `hidden`: the gate was closed at some time inside."""
+
+    muted: int
+    checked: int
+    paths: tuple[str, ...]
+    paused_ns: int
+    before_ns: int
+    hidden: bool
+
+
+@dataclass(frozen=True)
 class RequestTimes:
     """`load_s` of host time went by in load scopes between the request before and this one. `steps` are seconds of each
-    denoising step less the expert switch in it, by `step_clock`: "gpu" where all have stream intervals, else "host"."""
+    denoising step that was recorded, less the expert switch in it, by `step_clock`: "gpu" where all have stream
+    intervals, else "host". `first_is_known`: the first of `step_count` is among them. None: not known."""
 
-    load_s: float
+    load_s: float | None
     step_clock: str
+    step_count: int | None
     steps: list[float]
+    first_is_known: bool
     stages: dict[str, StageTotal | None]
 
 
@@ -90,10 +109,11 @@ class TraceRequests:
         told = (scopes["type"] == ScopeType.TRACE) & once[scopes["path"]]
         self._kind = np.where(told, known[scopes["name"]], -1).astype(np.int8)
         self._calls = _call_kinds(trace)
+        self._closed, self._muted = closed_stretches(trace), muted_stretches(trace)
         self.windows = self._windows()
 
     def times(self, window: Window) -> RequestTimes:
-        """Of one of the windows."""
+        """Of one of the windows. What can have gone on while nothing was recorded is None."""
         scopes = self.trace.scopes
         rows = np.arange(*np.searchsorted(scopes["begin"], [window.since, window.until]))
         begin, kind = scopes["begin"][rows], self._kind[rows]
@@ -106,9 +126,51 @@ class TraceRequests:
         parts = of(_INSIDE, inside) | of(_LOADING, before) | of((_SAVE,), inside | (begin >= window.end))
         stages = {name + "_total" * (name in _TOTALS): self._total(found) for name, found in parts.items()}
         stages |= self._collectives(window)
-        clock, steps = self._steps(parts["denoise_step"], parts["expert_switch"])
+        gaps = self.gaps(window)
+        steps = parts["denoise_step"]
+        # The expert switch in a muted step is not known, so only the others have a length of their own.
+        clock, lengths = self._steps(steps[scopes["verify"][steps] != ScopeVerify.MUTED], parts["expert_switch"])
         load_s = self._total(of((LOAD,), before)[LOAD]).host_s or 0.0
-        return RequestTimes(load_s, clock, steps, self._told(stages))
+        told = self._told(stages) | self._unknown(stages, gaps)
+        return RequestTimes(
+            load_s=None if gaps.before_ns else load_s,
+            step_clock=clock,
+            step_count=None if gaps.paused_ns else len(steps),
+            steps=[] if gaps.paused_ns else lengths,
+            first_is_known=len(steps) > 0 and bool(scopes["verify"][steps[0]] != ScopeVerify.MUTED),
+            stages=told,
+        )
+
+    def gaps(self, window: Window) -> Gaps:
+        """What was not recorded of one of the windows."""
+        scopes = self.trace.scopes
+        rows = np.arange(*np.searchsorted(scopes["begin"], [window.begin, window.end]))
+        checked = rows[scopes["verify"][rows] != ScopeVerify.NONE]
+        muted = scopes[checked[scopes["verify"][checked] == ScopeVerify.MUTED]]
+        quiet = self._muted
+        inside = np.array([[window.begin, window.end]])
+        closed = intervals.intersection(self._closed, inside)
+        return Gaps(
+            muted=len(muted),
+            checked=len(checked),
+            paths=tuple(self.trace.paths[path] for path in np.unique(muted["path"])),
+            paused_ns=_beyond(closed, intervals.intersection(quiet, inside)),
+            before_ns=_beyond(intervals.intersection(self._closed, np.array([[window.since, window.begin]])), quiet),
+            hidden=bool(len(muted) or len(closed)),
+        )
+
+    def _unknown(self, stages: dict[str, StageTotal], gaps: Gaps) -> dict[str, None]:
+        """The stages of which some can have gone by unseen."""
+        if gaps.paused_ns:
+            found = [name for name in stages if name not in ("request_total", *_LOADING)]
+        elif gaps.muted:
+            held = {name for path in self.trace.paths for name in _held_by(path, gaps.paths)}
+            held |= {name + "_total" for name in held & set(_TOTALS)} | {"comm_total", *_CALLS}
+            found = [name for name in stages if name in held or (name in _ALWAYS and not stages[name].count)]
+        else:
+            found = []
+        found += _LOADING if gaps.before_ns else ()
+        return {name: None for name in found if name in _ALWAYS or stages[name].count}
 
     def _windows(self) -> list[Window]:
         """By begin: stages of that name that no other one holds."""
@@ -173,6 +235,38 @@ class TraceRequests:
         ops = section(self.trace.meta, "wanhook").get("level") in (None, "op")
         found = {name: total if total.count or ops or name not in _OPS else None for name, total in stages.items()}
         return {name: total for name, total in found.items() if name in _ALWAYS or (total and total.count)}
+
+
+def _held_by(path: str, outer: tuple[str, ...]) -> list[str]:
+    """The names in a path behind one of the outer ones."""
+    return [name for one in outer if path.startswith(one + "/") for name in path[len(one) + 1 :].split("/")]
+
+
+def muted_stretches(trace: Trace) -> np.ndarray:
+    """When muted steps were on, by host time, int64[n, 2]."""
+    muted = trace.scopes[trace.scopes["verify"] == ScopeVerify.MUTED]
+    end = np.where(muted["end"] >= 0, muted["end"], np.iinfo(np.int64).max)
+    return intervals.union(intervals.of(muted["begin"], end))
+
+
+def closed_stretches(trace: Trace) -> np.ndarray:
+    """When the gate was closed, by host time, int64[n, 2]; one that was never opened again lasts for ever."""
+    times, opened = trace.gates["time"], trace.gates["open"].astype(bool)
+    turns = np.flatnonzero(np.append(True, opened[1:] != opened[:-1])[: len(times)])
+    times, opened = times[turns], opened[turns]
+    closes = np.flatnonzero(~opened)
+    ends = np.append(times, np.iinfo(np.int64).max)[closes + 1]
+    return intervals.of(times[closes], ends)
+
+
+def _beyond(closed: np.ndarray, muted: np.ndarray) -> int:
+    """ns during which the gate was closed for another reason than a muted step. Around one it closes and opens a little
+    before and after; such margins count only where there is no muted step or they are long."""
+    spare = 0
+    for low, high in closed.tolist():
+        rest = high - low - intervals.coverage(intervals.intersection(np.array([[low, high]]), muted))
+        spare += rest if rest == high - low or rest >= _MARGIN else 0
+    return spare
 
 
 def _is_outermost(path: str) -> bool:
