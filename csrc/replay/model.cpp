@@ -39,7 +39,7 @@ void Model::play(const Event& event, uint64_t position) {
   }
 }
 
-// No segments, no sizes of blocks, no deferred frees. What is freed and not known was allocated before the allocator was
+// No segments, no sizes of blocks, no deferred frees. What is freed and not known was allocated before anybody
 // watched.
 void Model::play_on_host(AllocatorAction action, const Event& event) {
   const bool opens = action == AllocatorAction::kAlloc;

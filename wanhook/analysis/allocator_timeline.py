@@ -35,7 +35,7 @@ class AllocatorTimeline(DeviceReplay):
         self.failed = np.flatnonzero(events["action"][first:last] == AllocatorAction.OOM)
         super().__init__(trace, device, maps_at=self.failed[:MAX_POST_MORTEMS].tolist())
         self.on_gpu = device >= 0
-        self.start = self.known[0][0] if self.known else 0
+        self.start = self.first_known[0] if self.first_known else 0
         self.counters, self.blocks, self.segments = self.result.counters, self.result.blocks, self.result.segments
         self.figures = Figures(self.counters, self.events, self.on_gpu, unclaimed=self.unclaimed)
 
@@ -47,7 +47,7 @@ class AllocatorTimeline(DeviceReplay):
 
     def time(self, position: int) -> int:
         """Host time (ns) at which a position was reached; position 0 with the first known state or event."""
-        known = position or self.known or not len(self._times)
+        known = position or self.first_known or not len(self._times)
         return super().time(position) if known else int(self._times[0])
 
     def scope(self, position: int) -> int:

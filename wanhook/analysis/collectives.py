@@ -33,9 +33,9 @@ class CollectiveRow:
 
     `time` pools stream intervals on GPU ranks and host begin to completion on others (`clock`: "gpu", "host", "mixed",
     None when no call was timed). `kernel_bounds` says where in their stream intervals the kernels lie; None where no
-    call has one. `kernel` pools the kernel intervals of calls with kernels of their own, None where there is none (calls:
-    `kernel_calls_by_rank`; bandwidth by these intervals, first calls left out: `kernel_algbw_bytes_per_s`,
-    `kernel_busbw_bytes_per_s`); `kernel_shared` counts the calls that share theirs with a coalesced group and are not
+    call has one. `kernel` pools the kernel intervals of calls with kernels of their own, None where there is none
+    (`kernel_calls_by_rank`; bandwidth by these intervals, first calls left out: `kernel_algbw_bytes_per_s`,
+    `kernel_busbw_bytes_per_s`). `kernel_shared` counts the calls that share theirs with a coalesced group and are not
     in it. `size_bytes` is the
     payload of a call as nccl-tests counts it, mean over all calls; `algbw_bytes_per_s` and `busbw_bytes_per_s` are over
     the timed calls other than first ones; None without payload or time. `calls_by_rank` counts all calls, `ranks` sums

@@ -79,7 +79,7 @@ class DeviceReplay:
         exact = exact[np.argmax(exact["known"] != 0) :]
         known = exact["known"] != 0
         begin = np.where(known, exact["inexact_from"], exact["begin"])
-        begin = begin + (known & np.isin(begin, paused) & (begin > exact["begin"]))
+        begin = begin + (known & np.isin(begin, paused))
         return [(low, high) for low, high in zip(begin.tolist(), exact["end"].tolist(), strict=True) if low < high]
 
     def is_claimed(self, positions: np.ndarray) -> np.ndarray:
@@ -95,7 +95,15 @@ class DeviceReplay:
         """Host time (ns) at which a position was reached, that of the first known state at position 0, else -1."""
         if position:
             return int(self._times[position - 1])
-        return int(self.known[0][1].time) if self.known else -1
+        return int(self.first_known[1].time) if self.first_known else -1
+
+    @property
+    def first_known(self) -> tuple[int, Snapshot] | None:
+        """The (position, snapshot) before which nothing is known; None on the CPU that is known from its first event
+        on, because the recorder's own allocator was new then."""
+        if self.device < 0 and self.known and self.known[0][1].reason != "start":
+            return None
+        return self.known[0] if self.known else None
 
     def _position_of(self, snapshot: Snapshot) -> int:
         if snapshot.sequence > 0:
@@ -104,7 +112,11 @@ class DeviceReplay:
 
     def _pauses(self, trace: Trace) -> list[int]:
         closed = trace.gates["time"][~trace.gates["open"]]
-        return np.unique(self.positions(closed, "right")).tolist()
+        positions = self.positions(closed, "right")
+        # Where nothing was recorded in between, a pause and the state behind it have one position.
+        written = {position: int(found.time) for position, found in self.known}
+        over = [written.get(at, -1) >= time for at, time in zip(positions.tolist(), closed.tolist(), strict=True)]
+        return np.unique(positions[~np.array(over, bool)]).tolist()
 
     def _refusals(self, trace: Trace, settings: _replay.Settings | str) -> list[str]:
         if self.device < 0:

@@ -56,14 +56,18 @@ class ReplayCheck:
 
 def check_replay(trace: Trace, replay: DeviceReplay) -> ReplayCheck:
     """Compares a device's replay with the samples and snapshots of its trace."""
-    return compare(trace, replay, [*_sample_places(trace, replay), *snapshot_places(replay)])
+    places = [*_sample_places(trace, replay), *snapshot_places(replay)]
+    return compare(trace, replay, places, exact_places(replay, places))
 
 
-def compare(trace: Trace, replay: DeviceReplay, places: list[tuple]) -> ReplayCheck:
-    """places: (position, comparison), which gives None where all agrees, else (what, ours, theirs). Those at which
+def exact_places(replay: DeviceReplay, places: list[tuple]) -> np.ndarray:
+    """bool[places]: where the replay claims to be exact, from the place on up to the next event."""
+    return replay.exact_at(np.array([position for position, _ in places], np.int64))
+
+
+def compare(trace: Trace, replay: DeviceReplay, places: list[tuple], claimed: np.ndarray) -> ReplayCheck:
+    """places: (position, comparison), which gives None where all agrees, else (what, ours, theirs). Those of which
     nothing is claimed are not asked."""
-    positions = np.array([position for position, _ in places], np.int64)
-    claimed = replay.is_claimed(positions) & (not replay.refused)
     compared = [place for place, exact in zip(places, claimed.tolist(), strict=True) if exact]
     began = trace.header["start_monotonic"]
     differences, unknown = [], 0

@@ -22,8 +22,8 @@ class ScopeRow:
     """One path. `occurrences` counts all of them, by rank; `time` pools the stream intervals of those that have one
     (host intervals on ranks without a GPU: `clock` says which, "mixed" when ranks differ, None when nothing was timed);
     `host` pools the host intervals of all that ended. `open` never ended, `unresolved` were promised a stream interval
-    that is not in the file, `failed` were left by an exception. `muted` are steps of the perturbation check inside which
-    nothing was recorded: what they hold is missing from the rows below this one."""
+    that is not in the file, `failed` were left by an exception. `muted` are steps of the perturbation check: nothing
+    was recorded inside them, and what they hold is missing from the rows below this one."""
 
     path: str
     name: str

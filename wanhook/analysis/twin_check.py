@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wanhook.analysis.replay_check import ReplayCheck, compare, snapshot_places
+from wanhook.analysis.replay_check import ReplayCheck, compare, exact_places, snapshot_places
 from wanhook.tracefile.format import AllocatorAction
 
 if TYPE_CHECKING:
@@ -34,7 +34,10 @@ def twin_check(trace: Trace, timeline: AllocatorTimeline) -> ReplayCheck:
     asked = np.flatnonzero(np.diff(np.searchsorted(pauses, samples["time"])) == 0)
     asked = asked[timeline.is_claimed(positions[asked])]
     places = [(int(positions[row + 1]), partial(_counted, timeline, samples, positions, int(row))) for row in asked]
-    check = compare(trace, timeline, [*places, *snapshot_places(timeline)])
+    states = snapshot_places(timeline)
+    # A sample just before a pause is a place, the state behind the pause is not.
+    claimed = np.append(np.ones(len(places), bool), exact_places(timeline, states))
+    check = compare(trace, timeline, [*places, *states], claimed)
     return replace(check, not_claimed=check.not_claimed + max(len(samples) - 1, 0) - len(places))
 
 

@@ -45,8 +45,8 @@ def _overlap(each: Perturbation) -> str:
 def _none_checked(none: Unchecked) -> str:
     why = "no scope of that name was recorded"
     if none.occurrences:
-        why = f"none of its {none.occurrences} occurrences could be a step: a scope that a recording begins with is none"
-        why += ", nor is one inside another step or inside a CUDA graph"
+        why = f"none of its {none.occurrences} occurrences could be a step: one with which a recording begins is none, "
+        why += "nor is one inside another step or a CUDA graph"
     remedy = "Put verify on a scope that repeats inside the recording, such as denoise_step"
     return f"! verify was asked for {none.scope} and checked nothing: {why}. {remedy}."
 
