@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wanhook.analysis import intervals
+from wanhook.analysis.gaps import beyond, closed_stretches, muted_stretches, within
 from wanhook.analysis.ranks import on_gpu
 from wanhook.tracefile.format import ScopeEndFlags, ScopeLevel, ScopeType, ScopeVerify
 from wanhook.tracefile.names import section
@@ -29,7 +29,6 @@ _CALLS = {**_COMM, "fsdp_all_gather": ("allgather", "fsdp"), "sp_all_gather": ("
 _ALWAYS = ("request_total", "denoise_step_total", "expert_switch_total", "attn_kernel", "comm_total", *_COMM)
 _KNOWN = (*_INSIDE, *_LOADING, _SAVE, LOAD)
 _NS = 1e9
-_MARGIN = 1_000_000  # ns
 
 
 @dataclass(frozen=True)
@@ -147,16 +146,17 @@ class TraceRequests:
         rows = np.arange(*np.searchsorted(scopes["begin"], [window.begin, window.end]))
         checked = rows[scopes["verify"][rows] != ScopeVerify.NONE]
         muted = scopes[checked[scopes["verify"][checked] == ScopeVerify.MUTED]]
-        quiet = self._muted
-        inside = np.array([[window.begin, window.end]])
-        closed = intervals.intersection(self._closed, inside)
+        closed, before = (
+            (within(self._closed, *ends), within(self._muted, *ends))
+            for ends in ((window.begin, window.end), (window.since, window.begin))
+        )
         return Gaps(
             muted=len(muted),
             checked=len(checked),
             paths=tuple(self.trace.paths[path] for path in np.unique(muted["path"])),
-            paused_ns=_beyond(closed, intervals.intersection(quiet, inside)),
-            before_ns=_beyond(intervals.intersection(self._closed, np.array([[window.since, window.begin]])), quiet),
-            hidden=bool(len(muted) or len(closed)),
+            paused_ns=beyond(*closed),
+            before_ns=beyond(*before),
+            hidden=bool(len(muted) or len(closed[0])),
         )
 
     def _unknown(self, stages: dict[str, StageTotal], gaps: Gaps) -> dict[str, None]:
@@ -240,33 +240,6 @@ class TraceRequests:
 def _held_by(path: str, outer: tuple[str, ...]) -> list[str]:
     """The names in a path behind one of the outer ones."""
     return [name for one in outer if path.startswith(one + "/") for name in path[len(one) + 1 :].split("/")]
-
-
-def muted_stretches(trace: Trace) -> np.ndarray:
-    """When muted steps were on, by host time, int64[n, 2]."""
-    muted = trace.scopes[trace.scopes["verify"] == ScopeVerify.MUTED]
-    end = np.where(muted["end"] >= 0, muted["end"], np.iinfo(np.int64).max)
-    return intervals.union(intervals.of(muted["begin"], end))
-
-
-def closed_stretches(trace: Trace) -> np.ndarray:
-    """When the gate was closed, by host time, int64[n, 2]; one that was never opened again lasts for ever."""
-    times, opened = trace.gates["time"], trace.gates["open"].astype(bool)
-    turns = np.flatnonzero(np.append(True, opened[1:] != opened[:-1])[: len(times)])
-    times, opened = times[turns], opened[turns]
-    closes = np.flatnonzero(~opened)
-    ends = np.append(times, np.iinfo(np.int64).max)[closes + 1]
-    return intervals.of(times[closes], ends)
-
-
-def _beyond(closed: np.ndarray, muted: np.ndarray) -> int:
-    """ns during which the gate was closed for another reason than a muted step. Around one it closes and opens a little
-    before and after; such margins count only where there is no muted step or they are long."""
-    spare = 0
-    for low, high in closed.tolist():
-        rest = high - low - intervals.coverage(intervals.intersection(np.array([[low, high]]), muted))
-        spare += rest if rest == high - low or rest >= _MARGIN else 0
-    return spare
 
 
 def _is_outermost(path: str) -> bool:
