@@ -130,7 +130,8 @@ def save_kernels(directory: Path) -> Path:
         builder.group("0", (0, 1), rank=rank, description="default_pg")
         for at, kernel in ((10, None), (100, 20), (200, 30)):
             gpu = (at * US, (at + 80) * US)
-            builder.collective("alltoall_", at * US, returned=(at + 10) * US, gpu=gpu, role="qkv")
+            sizes = {"bytes_in": 8 * MIB, "bytes_out": 8 * MIB}
+            builder.collective("alltoall_", at * US, returned=(at + 10) * US, gpu=gpu, role="qkv", **sizes)
             if kernel:
                 begin = (at + 40) * US
                 builder.kernel("ncclDevKernel_SendRecv", begin, begin + kernel * US, launch=(at + 5) * US)

@@ -47,7 +47,9 @@ def begin_wait(name: str) -> bool:
 def end_wait() -> None:
     """Closes this thread's wait, if one is open."""
 
-def set_outermost_hooks(begin: Callable, end: Callable, decorate: Callable) -> None: ...
+def set_outermost_hooks(begin: Callable, end: Callable, decorate: Callable) -> None:
+    """``begin`` is called with a scope's ``out`` and, where it says verify=True, its name (else None)."""
+
 def watch_scopes(name: str, entered: Callable[[], int], left: Callable[[int, int], None]) -> None:
     """From now on ``entered`` is called before a scope of that name begins while something is recorded. Where it does
     not answer 0, ``left`` is called with that answer and the scope's id (0: not recorded) after that scope ended. One

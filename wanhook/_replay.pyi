@@ -77,7 +77,8 @@ class Settings:
 class KnownState:
     """The allocator's state at a position, from a snapshot: the replay starts over from it.
 
-    segments, blocks: structured arrays with the columns of a Snapshot's, in any order."""
+    segments, blocks: structured arrays with the columns of a Snapshot's, in any order. On the host only
+    blocks count."""
 
     def __init__(self, position: int, segments: np.ndarray, blocks: np.ndarray) -> None: ...
     @property

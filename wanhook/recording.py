@@ -128,6 +128,7 @@ def _start_alone(chosen: settings.Settings, started_by: str) -> Path:
     _current = _Current(path, written, run_id, _recordings, chosen.out is not None, settled, started_by == "env")
     _recordings += 1
     meta = metadata.describe_start(chosen.level, run_id, directory.name, _current.number, started_by)
+    meta |= {"verify": [chosen.verified]} if chosen.verified else {}
     _append_meta({**meta, "file_system": {"type": kind, "spooled": written != path}, "warnings": _warnings()})
     _C.snapshot(_REASON_START)
     _C.sample(_EDGE_START)
@@ -255,9 +256,10 @@ def _append_meta(meta: dict) -> None:
             _C.append_meta(piece)
 
 
-def _begin_outermost(out) -> int | None:
+def _begin_outermost(out, verified: str | None) -> int | None:
     """A scope is entered while nothing is recorded. The number of the recording that was started, 0 for none, None:
-    do not ask again. Raises only where the user named a directory."""
+    do not ask again. Raises only where the user named a directory. ``verified``: the scope's name where it says
+    verify=True."""
     global _current
     if _C.status()["forked_child"]:
         return None
@@ -270,6 +272,8 @@ def _begin_outermost(out) -> int | None:
             started = _start(chosen, "env" if chosen.automatic else "trace")
             if started is None:
                 return None
+            if verified is not None:
+                _append_meta({"verify": [verified]})
             # Under WANHOOK=1 the recording is the process's: stages that follow each other are one run.
             return 0 if chosen.automatic else _current.number + 1
         except Exception as error:

@@ -2,7 +2,6 @@
 
 #include <c10/cuda/CUDAFunctions.h>
 #include <cuda_runtime_api.h>
-#include <unistd.h>
 
 #include <algorithm>
 
@@ -10,6 +9,7 @@
 #include "core/recorder.h"
 #include "device/scopes.h"
 #include "device/span_timer.h"
+#include "hooks/append_state.h"
 #include "hooks/memory_hook.h"
 
 namespace wanhook {
@@ -82,30 +82,18 @@ SegmentStateRecord describe(const caching::SegmentInfo& segment) noexcept {
   return record;
 }
 
-// A large state can need more chunks than lie ready. Where it is taken by a call of the user (start, stop, resume), it
-// waits for the resolver to prepare some; a resync happens inside hooks and never waits.
-template <class Record>
-bool append(Recording* recording, const Record& record, StateReason reason) noexcept {
-  for (int attempt = 0; !recording->append_state(record); ++attempt) {
-    if (reason == StateReason::kResync || attempt == 500) return false;
-    Recorder::get().wake_resolver();
-    usleep(200);
-  }
-  return true;
-}
-
 bool write_segment(Recording* recording, const caching::SegmentInfo& segment, uint32_t snapshot,
                    StateReason reason) noexcept {
   SegmentStateRecord record = describe(segment);
   record.snapshot = snapshot;
-  bool written = append(recording, record, reason);
+  bool written = append_state(recording, record, reason);
   uint64_t address = segment.address;
   for (const caching::BlockInfo& block : segment.blocks) {
     BlockStateRecord block_record = describe(block, address);
     block_record.device = record.device;
     block_record.snapshot = snapshot;
     block_record.segment = segment.address;
-    written = written && append(recording, block_record, reason);
+    written = written && append_state(recording, block_record, reason);
     address += block.size;
   }
   return written;
@@ -135,7 +123,7 @@ void write_device_state(Recording* recording, const caching::SnapshotInfo& info,
   begin.reason = static_cast<uint8_t>(reason);
   begin.snapshot = recording->next_snapshot();
   begin.tick = tick;
-  bool written = append(recording, begin, reason);
+  bool written = append_state(recording, begin, reason);
   for (const caching::SegmentInfo& segment : info.segments) {
     if (segment.device == device) written = written && write_segment(recording, segment, begin.snapshot, reason);
   }
@@ -149,7 +137,7 @@ void write_device_state(Recording* recording, const caching::SnapshotInfo& info,
   end.device = static_cast<int8_t>(device);
   end.snapshot = begin.snapshot;
   end.tick = tick_now();
-  append(recording, end, reason);
+  append_state(recording, end, reason);
 }
 
 // The driver takes 10 to 15 µs to answer in a program at work, several times what the rest of a sample does.

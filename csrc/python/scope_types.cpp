@@ -134,7 +134,10 @@ PyTypeObject open_scope_type = make_open_scope_type();
 [[gnu::hot]] long start_recording_if_outermost(const Trace* trace) {
   if (Recorder::current() != nullptr || innermost_open() != nullptr || trace->parent != nullptr) return 0;
   if (begin_recording == nullptr || Recorder::in_forked_child() || (never_start && trace->out == nullptr)) return 0;
-  PyObject* started = PyObject_CallOneArg(begin_recording, trace->out == nullptr ? Py_None : trace->out);
+  // The name of a scope that is to be checked and cannot be: what a recording lies in is no step of it.
+  PyObject* verified = trace->verify ? trace->name : Py_None;
+  PyObject* started =
+      PyObject_CallFunctionObjArgs(begin_recording, trace->out == nullptr ? Py_None : trace->out, verified, nullptr);
   if (started == nullptr) return -1;
   if (started == Py_None) never_start = true;
   const long result = started == Py_None ? 0 : PyLong_AsLong(started);

@@ -1,5 +1,7 @@
 #include "replay/block_map.h"
 
+#include <algorithm>
+
 #include "replay/settings.h"
 
 namespace wanhook::replay {
@@ -145,6 +147,16 @@ uint32_t BlockMap::add_lone(uint64_t address, uint64_t size) {
 void BlockMap::remove_lone(uint32_t block) {
   index_.erase(blocks_[block].address);
   forget(block);
+}
+
+std::vector<uint32_t> BlockMap::lone_blocks() const {
+  std::vector<uint32_t> found;
+  for (uint32_t block = 1; block < blocks_.size(); ++block) {
+    // Blocks of the device are in a segment, if only in one that stands for them.
+    if (blocks_[block].is_active() && blocks_[block].segment == 0) found.push_back(block);
+  }
+  std::sort(found.begin(), found.end(), ByAddress{&blocks_});
+  return found;
 }
 
 }  // namespace wanhook::replay

@@ -75,6 +75,7 @@ class BlockMap {
   // Blocks of a host allocator: in no segment, never split.
   uint32_t add_lone(uint64_t address, uint64_t size);
   void remove_lone(uint32_t block);
+  std::vector<uint32_t> lone_blocks() const;  // by address
 
  private:
   struct Address {

@@ -36,6 +36,7 @@ struct Model::Survivors {
 
 void Model::restart(const AddressMap& state, uint32_t unknown) {
   position_ = state.position;
+  if (options_.host) return restart_on_host(state, unknown);
   const Survivors survivors = end_all_but(state);
   map_.clear(position_);
   requested_ = allocated_ = active_ = 0;
@@ -47,6 +48,28 @@ void Model::restart(const AddressMap& state, uint32_t unknown) {
     if (!restore_segment(segment, survivors, unknown)) continue;
     const uint64_t filled = restore_blocks(segment, row, end, survivors, unknown);
     if (filled != segment.address + segment.total) note(Kind::kDamagedSnapshot, place_of(filled, 0));
+  }
+}
+
+void Model::restart_on_host(const AddressMap& state, uint32_t unknown) {
+  Survivors survivors;
+  const auto is_below = [](const BlockRow& row, uint64_t address) { return row.address < address; };
+  for (const uint32_t block : map_.lone_blocks()) {
+    const Block& found = map_[block];
+    const auto row = std::lower_bound(state.blocks.begin(), state.blocks.end(), found.address, is_below);
+    const bool lives_on = row != state.blocks.end() && row->address == found.address && row->size == found.size;
+    lives_on ? (void)(survivors.blocks[found.address] = {found.life, found.scope}) : end_life(block, position_);
+    map_.remove_lone(block);
+  }
+  requested_ = allocated_ = active_ = 0;
+  for (const BlockRow& row : state.blocks) {
+    const Event place = place_of(row.address, row.size);
+    if (!is_possible(place, 0)) continue;
+    if (map_.find(row.address) != kNone) {
+      note(Kind::kDamagedSnapshot, place);
+      continue;
+    }
+    restore_block(row, map_.add_lone(row.address, row.size), survivors, unknown);
   }
 }
 
@@ -121,6 +144,10 @@ void Model::restore_block(const BlockRow& row, uint32_t block, const Survivors& 
 AddressMap Model::address_map(uint64_t position) {
   AddressMap state;
   state.position = position;
+  for (const uint32_t number : map_.lone_blocks()) {
+    const Block& block = map_[number];
+    state.blocks.push_back({block.address, block.size, block.requested, 0, scope_number(block.scope), block.state});
+  }
   for (const auto& [address, run] : map_.runs()) {
     const Segment& segment = map_.segments()[map_.segment_of(run.tail)];
     SegmentRow row{address, run.end - address, 0, 0, 0, segment.stream, segment.pool, 0, 0};

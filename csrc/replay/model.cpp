@@ -39,8 +39,8 @@ void Model::play(const Event& event, uint64_t position) {
   }
 }
 
-// No segments, no sizes of blocks, no deferred frees. What is freed and not known was allocated before the recording:
-// there are no snapshots of a host's allocator.
+// No segments, no sizes of blocks, no deferred frees. What is freed and not known was allocated before anybody
+// watched.
 void Model::play_on_host(AllocatorAction action, const Event& event) {
   const bool opens = action == AllocatorAction::kAlloc;
   if (!opens && action != AllocatorAction::kFreeRequested && action != AllocatorAction::kFreeCompleted) return;

@@ -97,6 +97,7 @@ class Model {
 
   // Starting over.
   struct Survivors;
+  void restart_on_host(const AddressMap& state, uint32_t unknown);
   Survivors end_all_but(const AddressMap& state);
   bool restore_segment(const SegmentRow& row, const Survivors& survivors, uint32_t unknown);
   uint64_t restore_blocks(const SegmentRow& segment, const BlockRow*& row, const BlockRow* end,

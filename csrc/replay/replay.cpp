@@ -29,16 +29,18 @@ class Player {
   }
 
  private:
-  // Known states replace what was replayed up to there; a map shows the state that counts at its position.
+  // Known states replace what was replayed up to there; a map shows the state that counts at its position. What is
+  // unknown from a known state's position on begins behind that state.
   void stop_at(uint64_t position) {
-    for (; unknown_ < plan_.unknown_from.size() && plan_.unknown_from[unknown_] <= position; ++unknown_) {
-      model_.set_inexact_from(std::min(model_.inexact_from(), position));
-      model_.expect_any_sequence();
-    }
     for (; state_ < plan_.states.size() && plan_.states[state_].position <= position; ++state_) {
       end_epoch(position);
       begin_epoch(position, true);
       model_.restart(plan_.states[state_], state_ == 0 ? kBeforeRecording : kNotRecorded);
+    }
+    for (; unknown_ < plan_.unknown_from.size() && plan_.unknown_from[unknown_] <= position; ++unknown_) {
+      model_.set_inexact_from(std::min(model_.inexact_from(), position));
+      model_.claim(false);  // what was not recorded is no contradiction
+      model_.expect_any_sequence();
     }
     counters_[position] = model_.counters();
     for (; map_ < plan_.maps_at.size() && plan_.maps_at[map_] <= position; ++map_) {

@@ -109,6 +109,7 @@ def test_memory_of_other_threads(tmp_path):
     assert len(ours) == 8 * 200
     numbers = np.array([result.trace.scope_args[scope]["number"] for scope in ours["scope"].tolist()])
     assert (ours["size"] == 1000 + numbers).all()
+    events = events[events["action"] != AllocatorAction.SNAPSHOT]
     signs = np.where(events["action"] == AllocatorAction.ALLOC, 1, -1)
     # In the order of their numbers, no address is handed out twice without having been freed.
     order = np.lexsort((events["sequence"], events["address"]))

@@ -123,7 +123,7 @@ def test_nothing_is_read_while_nothing_is_recorded(monkeypatch):
     monkeypatch.setenv("WANHOOK", "0")
     monkeypatch.setattr(loading.Reading, "now", lambda: pytest.fail("measured"))
     native = wanhook.recording._C
-    native.set_outermost_hooks(lambda out: 0, lambda number: None, wanhook.recording.decorate)
+    native.set_outermost_hooks(lambda out, verified: 0, lambda number: None, wanhook.recording.decorate)
     try:
         with loading.measured("load"):
             pass

@@ -15,7 +15,7 @@ STATUS = 5  # of the program, if nothing comes between
 COMPUTED = f"computed {2 * sum(range(20_000))}\n"
 CALLS = 72  # more than a recording of 16 MiB makes
 TO_BEGIN = 3 + 4  # create, the header's page, the mapping, and four chunks
-CHUNKS_NEEDED = 15 + 1
+CHUNKS_NEEDED = 16 + 1
 
 
 def check_program(ended) -> None:

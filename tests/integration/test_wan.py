@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from programs import ROOT, environment
+from wanhook.analysis.inference import inference_records
+from wanhook.analysis.memory import memory_of
 from wanhook.tracefile.model import Run, load
 
 MADE = ROOT / "tests" / "made_wan2"
@@ -259,3 +261,21 @@ def test_a_rank_that_fails_fails_as_without_us(tmp_path, how):
             assert sorted(trace.rank for trace in run) == [0, 1]
             assert all(counted(trace)[STEP] == STEPS for trace in run)
     assert statuses == [1, 1]
+
+
+def test_record_of_a_request_under_the_check_of_its_cost(tmp_path):
+    """Half of the steps are muted, perhaps with the switch of the expert: the record says so and guesses nothing."""
+    ran = generate("wan22", tmp_path / "ran", "--sample_steps", "8", WANHOOK_VERIFY="1")
+    assert ran.returncode == 0
+    run = ran.run()
+    (record,) = inference_records(run)
+    assert record.complete is False
+    asked = [f"rank {rank}: recording was paused in 4 of 8 steps, to measure its cost" for rank in range(2)]
+    assert record.incomplete == asked
+    unknown = ("attn_kernel", "block", "scheduler_step", "comm_total", "qkv_all_to_all", "expert_switch_total")
+    assert {name: record.stages[name] for name in unknown} == dict.fromkeys(unknown)
+    assert (record.inference_s, record.expert_switch_total_s, record.allocated_peak) == (None, None, None)
+    assert (record.steps, record.stages["denoise_step_total"].count) == (8, 8)
+    for trace in run:
+        (memory,) = memory_of([trace])
+        assert (memory.check.contradictions, memory.check.equal) == (0, memory.check.places)

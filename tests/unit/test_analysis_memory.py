@@ -244,3 +244,104 @@ def test_series_loses_no_extreme(builder, device, tmp_path):
     assert series.time_ns == sorted(series.time_ns)
     assert series.until_ns[-1] == 200 + 2 * 1999 + 1
     assert min(series.least["free"]) == 34 * MIB
+
+
+# Where nothing was recorded -------------------------------------------------------------------------------------------
+
+
+def test_muted_steps_on_a_gpu_leave_nothing_stale(builder, device, tmp_path):
+    """Each muted step frees what the one before it kept, and keeps as much at another place."""
+    kept = device.alloc(SEGMENT + BEFORE, 4 * MIB, 50)
+    for number in range(4):
+        begin = 100 + 100 * number
+        builder.gate(begin - 1, False)
+        builder.scope("denoise_step", begin, begin + 50, verify="muted")
+        builder.gate(begin + 51, True)
+        del device.blocks[kept]
+        kept += 4 * MIB
+        device.blocks[kept] = 4 * MIB
+        device.snapshot(begin + 52, "resume")
+    found = memory(builder, tmp_path)
+    assert (found.allocated_peak.moment.allocated_bytes, found.end.allocated_bytes) == (14 * MIB, 14 * MIB)
+    assert (found.end_known, found.check.contradictions, found.check.first_difference) == (True, 0, None)
+    assert [row.path for row in found.scopes] == []  # of the inside of muted steps nothing is said
+
+
+def test_pause_without_a_state_behind_it_ends_the_claim(builder, device, tmp_path):
+    block = device.alloc(SEGMENT + BEFORE, 4 * MIB, 100)
+    builder.gate(200, False)
+    builder.gate(300, True)
+    builder.alloc(block, 4 * MIB, 400)  # freed and allocated again: no contradiction, as it was not watched
+    builder.alloc(block + 8 * MIB, 30 * MIB, 500)
+    builder.scope("late", 450, 600)
+    found = memory(builder, tmp_path)
+    assert (found.allocated_peak.moment.allocated_bytes, found.allocated_peak.moment.at_ns) == (14 * MIB, 100)
+    assert (found.end_known, found.check.contradictions, found.scopes) == (False, 0, [])
+    assert found.inexact[0].startswith("recording was paused")
+    assert found.inexact[1].startswith("peaks leave out the ")
+
+
+def cpu_state(builder, at, blocks, reason):
+    rows = [{"address": address, "size": size, "requested": size, "state": 1} for address, size in blocks.items()]
+    total = sum(blocks.values())
+    builder.snapshot(at, [], rows, reason=reason, device=-1, allocated=total, active=total, requested=total)
+
+
+def test_cpu_is_known_again_by_its_state(tmp_path):
+    builder = TraceBuilder(device="cpu")
+    kept = builder.scope("kept", 0, 900)
+    builder.alloc(0x1000, 1000, 100, scope=kept)
+    builder.alloc(0x2000, 500, 110, scope=kept)
+    builder.gate(200, False)
+    builder.gate(300, True)
+    cpu_state(builder, 310, {0x1000: 1000, 0x3000: 400}, "resume")
+    builder.alloc(0x2000, 50, 400)  # no contradiction: it was freed in the pause
+    builder.free(0x3000, 0, 500, completed=500)
+    cpu_state(builder, 600, {0x1000: 1000, 0x2000: 50}, "stop")
+    found = memory(builder, tmp_path)
+    assert (found.allocated_peak.moment.allocated_bytes, found.end.allocated_bytes) == (1500, 1050)
+    assert (found.check.contradictions, found.check.places, found.check.equal) == (0, 1, 1)
+    assert found.end_known
+    assert found.scopes[0].left_behind.max_bytes == 1000
+
+
+def test_cpu_state_that_differs_is_told(tmp_path):
+    builder = TraceBuilder(device="cpu")
+    builder.alloc(0x1000, 1000, 100)
+    cpu_state(builder, 600, {0x1000: 999}, "stop")
+    wrong = memory(builder, tmp_path).check.first_difference
+    assert (wrong.what, wrong.ours, wrong.torchs) == ("block size", 1000, 999)
+
+
+def test_growth_is_told_by_recorded_steps(builder, device, tmp_path):
+    """2 MiB a step; every other pair of steps is muted, and its growth is seen in the state behind it."""
+    at, number = SEGMENT + BEFORE, 0
+    for _ in range(3):
+        for sort in ("recorded", "muted", "muted", "recorded"):
+            begin = 100 + 100 * number
+            if sort == "muted":
+                builder.gate(begin - 1, False)
+            step = builder.scope("denoise_step", begin, begin + 50, verify=sort)
+            if sort == "recorded":
+                device.alloc(at, 2 * MIB, begin + 10, scope=step)
+            else:
+                builder.gate(begin + 51, True)
+                device.blocks[at] = 2 * MIB
+                device.snapshot(begin + 52, "resume")
+            at, number = at + 2 * MIB, number + 1
+    (leak,) = memory(builder, tmp_path).leaks
+    assert (leak.path, leak.occurrences, leak.growth_bytes) == ("denoise_step", 6, 2 * MIB)
+
+
+def test_two_pauses_without_an_event_between_are_both_seen(builder, device, tmp_path):
+    """The second one begins where the state behind the first one stands: what it hides is no contradiction."""
+    kept = SEGMENT + BEFORE
+    for number in range(2):
+        begin = 100 + 100 * number
+        builder.gate(begin, False)
+        builder.gate(begin + 50, True)
+        device.blocks[kept + number * 4 * MIB] = 4 * MIB
+        device.snapshot(begin + 60, "resume")
+    found = memory(builder, tmp_path)
+    assert (found.check.contradictions, found.check.first_difference) == (0, None)
+    assert found.end.allocated_bytes == BEFORE + 8 * MIB

@@ -167,3 +167,51 @@ def test_run_that_was_not_checked_says_nothing(tmp_path):
     builder.save(tmp_path / "a.wanhook")
     assert perturbations(load(tmp_path).traces) == []
     assert "Recording cost" not in render(build(load(tmp_path)))
+
+
+def add_steps_with(builder, name, sorts, overlapped=()):
+    request = builder.scope("request", 0, 4000 * MS)
+    for number, sort in enumerate(sorts):
+        at = number * 110 * MS
+        step = builder.scope("denoise_step", at, at + 100 * MS, gpu=(at, at + 100 * MS), parent=request, verify=sort)
+        if sort != "muted":
+            builder.scope(name, at, at + MS, gpu=(at, at + MS), parent=step, level="op")
+
+
+def test_tables_say_of_how_many_steps_the_inside_was_recorded(tmp_path):
+    builder = TraceBuilder()
+    add_steps_with(builder, "dit_forward", np.resize(ORDER, 24))
+    builder.save(tmp_path / "a.wanhook")
+    report = build(load(tmp_path))
+    assert {row.path: row.muted for row in report.scopes}["request/denoise_step"] == 12
+    text = " ".join(render(report).split("SCOPES")[1].split())
+    assert "; recorded inside 12 of 24 request/denoise_step" in text.split("scope")[0]
+    assert "request/denoise_step: 12 of 24 muted: what they hold has no rows here." in text
+
+
+def test_without_overlap_there_is_none_to_change(tmp_path):
+    text = " ".join(render(build(load(made(tmp_path, 1, 0.0).path and tmp_path))).split())
+    assert "Overlap in request/denoise_step: none to change" in text
+
+
+@pytest.mark.parametrize(("name", "recorded", "why"), [
+    ("request", 1, "none of its 1 occurrences could be a step"),
+    ("no_such_step", 0, "no scope of that name was recorded"),
+])  # fmt: skip
+def test_a_check_that_checked_nothing_says_so(tmp_path, name, recorded, why):
+    builder = TraceBuilder(meta={"verify": [name]})
+    add_steps_with(builder, "dit_forward", ["none"] * 3)
+    builder.save(tmp_path / "a.wanhook")
+    report = build(load(tmp_path))
+    assert [(none.scope, none.occurrences) for none in report.unchecked] == [(name, recorded)]
+    text = " ".join(render(report).split("SCOPES")[0].split())
+    assert f"! verify was asked for {name} and checked nothing: {why}" in text
+    assert "such as denoise_step" in text
+
+
+@pytest.mark.parametrize("damaged", ["denoise_step", [7, None], {"a": 1}, ["denoise_step"]])
+def test_steps_that_were_checked_and_damaged_names_say_nothing(tmp_path, damaged):
+    builder = TraceBuilder(meta={"verify": damaged})
+    add_steps_with(builder, "dit_forward", np.resize(ORDER, 24))
+    builder.save(tmp_path / "a.wanhook")
+    assert build(load(tmp_path)).unchecked == []

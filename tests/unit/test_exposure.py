@@ -255,3 +255,17 @@ def test_finding_names_the_share_and_what_to_try(tmp_path):
         "path": "step", "op": "all_gather", "role": "fsdp", "share": 0.05,
         "exposed_ns": 50 * US, "total_ns": 300 * US, "step_ns": 1000 * US,
     }  # fmt: skip
+
+
+def test_muted_steps_do_not_thin_out_the_figures_of_a_step(tmp_path):
+    """Nothing is known of what they held: they count neither above nor below the line."""
+    builder = TraceBuilder()
+    builder.group("0", (0, 1))
+    for number, sort in enumerate(("recorded", "recorded", "muted", "muted", "recorded")):
+        begin = number * 1000 * US
+        builder.scope("step", begin, begin + 900 * US, gpu=(begin, begin + 900 * US), verify=sort)
+        if sort == "recorded":
+            builder.collective("alltoall_", begin, gpu=(begin, begin + 90 * US), role="qkv")
+    found = exposure([load_one(tmp_path, builder)], "step")
+    assert (found.step_ns, found.rows[0].step_exposed_ns) == (900 * US, 90 * US)
+    assert found.rows[0].step_share == pytest.approx(0.1)

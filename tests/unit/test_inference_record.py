@@ -354,3 +354,77 @@ def test_thousands_of_requests_take_time_in_proportion(tmp_path, capsys, monkeyp
     monkeypatch.setattr("wanhook.report.inference_record.MOST", 3)
     assert len(leave_records(load(tmp_path))) == 3
     assert "holds 1200 requests; the first 3 get a record" in capsys.readouterr().err
+
+
+# Where recording stopped for a while ----------------------------------------------------------------------------------
+
+
+def checked_request(builder):
+    """A request of 100 s with 4 steps of 10 s, the second and third muted; the last one has a switch of 1 s."""
+    builder.group("0", (0,))
+    request = builder.scope("request", 0, 100 * SECOND, args=ASKED)
+    builder.scope("text_encode", SECOND, 2 * SECOND, gpu=(SECOND, 2 * SECOND), parent=request)
+    for step, sort in enumerate(("recorded", "muted", "muted", "recorded")):
+        begin = (10 + 10 * step) * SECOND
+        gpu = (begin, begin + (8 if sort == "muted" else 9) * SECOND)
+        if sort == "muted":
+            builder.gate(begin - 1000, False)
+        scope = builder.scope("denoise_step", begin, gpu[1], gpu=gpu, parent=request, verify=sort)
+        if sort == "muted":
+            builder.gate(gpu[1] + 1000, True)
+        else:
+            builder.scope("attn_kernel", begin, begin + SECOND, gpu=(begin, begin + SECOND), parent=scope, level="op")
+            builder.collective("alltoall_", begin, gpu=(begin, begin + SECOND), role="qkv", scope=scope)
+    return builder
+
+
+def test_what_muted_steps_held_is_not_known(tmp_path):
+    builder = checked_request(TraceBuilder())
+    builder.snapshot(0)
+    builder.end(110 * SECOND)
+    (record,) = records(tmp_path, builder)
+    assert (record.complete, record.incomplete) == (
+        False, ["rank 0: recording was paused in 2 of 4 steps, to measure its cost"],
+    )  # fmt: skip
+    unknown = ("attn_kernel", "comm_total", "qkv_all_to_all", "out_all_to_all", "expert_switch_total")
+    assert {name: record.stages[name] for name in unknown} == dict.fromkeys(unknown)
+    assert (record.expert_switch_total_s, record.inference_s) == (None, None)
+    assert (record.allocated_peak, record.reserved_peak) == (None, None)
+    # Not touched by what the steps held.
+    assert (record.request_s, record.steps, record.s_per_step, record.model_load_s) == (100.0, 4, 9.0, 0.0)
+    assert (record.stages["denoise_step_total"].count, record.stages["text_encode"].count) == (4, 1)
+    assert (record.ranks[0].first_step_s, record.ranks[0].s_per_later_step) == (9.0, 9.0)
+
+
+def test_a_pause_inside_a_request_leaves_its_length_alone(tmp_path):
+    builder = wan_rank()
+    builder.gate(60 * SECOND, False)
+    builder.gate(63 * SECOND, True)
+    (record,) = records(tmp_path, builder)
+    assert record.incomplete == ["rank 0: recording was paused for 3.000 s inside it"]
+    assert (record.request_s, record.steps, record.s_per_step, record.inference_s) == (100.0, None, None, None)
+    assert record.stages["request_total"].count == 1
+    assert {name for name, total in record.stages.items() if total} <= {"request_total", *made_load_stages(record)}
+
+
+def made_load_stages(record):
+    """The stages of the load, which lay before the pause."""
+    return [name for name in record.stages if name.startswith("load") or name in ("configure", "fsdp_wrap")]
+
+
+def test_a_pause_before_a_request_hides_its_load(tmp_path):
+    builder = wan_rank()
+    builder.gate(35 * SECOND, False)
+    builder.gate(37 * SECOND, True)
+    (record,) = records(tmp_path, builder)
+    assert record.incomplete == ["rank 0: recording was paused for 2.000 s before it"]
+    assert (record.model_load_s, record.total_s, record.steps, record.inference_s) == (None, None, 3, 95.0)
+    assert not any(record.stages[name] for name in made_load_stages(record))
+
+
+def test_gaps_of_another_request_do_not_count(tmp_path):
+    builder = wan_rank(requests=2)
+    builder.gate(155 * SECOND, False)
+    builder.gate(156 * SECOND, True)
+    first, second = records(tmp_path, builder)
+    assert (first.complete, second.complete) == (True, False)

@@ -17,6 +17,7 @@ from wanhook.tracefile.format import CollectiveFlags
 from wanhook.tracefile.kernels import SLACK
 from wanhook.tracefile.model import Trace, load
 
+MIB = 1 << 20
 US = 1_000
 START = 1_000_000_000_000
 SEND, GATHER, SCATTER, SUM = (
@@ -187,6 +188,11 @@ def test_kernel_intervals_stand_apart_from_stream_intervals(tmp_path):
     assert (row.time.count, row.time.mean_ns) == (6, 80 * US)
     assert (row.kernel.count, row.kernel.mean_ns, row.kernel.max_ns, row.kernel.first_ns) == (4, 25 * US, 30 * US, None)
     assert row.kernel_shared == 0
+    # Two calls a rank of the window's, three in all: 8 MiB in each, by their own kernels and by no other interval.
+    assert (row.kernel_calls_by_rank, row.calls_by_rank) == ({0: 2, 1: 2}, {0: 3, 1: 3})
+    assert row.kernel_algbw_bytes_per_s == pytest.approx(MIB * 8 / 25e-6)
+    assert row.kernel_busbw_bytes_per_s == pytest.approx(MIB * 8 / 25e-6 / 2)
+    assert row.algbw_bytes_per_s == pytest.approx(MIB * 8 / 80e-6)
     assert rows["all_gather"].kernel is None
 
 
@@ -207,7 +213,8 @@ def test_a_damaged_window_does_no_harm(tmp_path, about):
 def test_the_report_shows_kernels_only_where_there_is_a_window(tmp_path):
     text = render(build(load(made_wan.save_kernels(tmp_path))))
     assert "KERNEL INTERVALS" in text
-    assert "    all_to_all qkv      4  0.025  0.025  0.030  0.030      -" in text.splitlines()
+    (line,) = [line for line in text.split("KERNEL INTERVALS")[1].splitlines() if "all_to_all qkv" in line][:1]
+    assert line.split()[2:] == ["2", "0.025", "0.025", "0.030", "0.030", "-", "335.5", "167.8"]
     TraceBuilder().save(tmp_path / "other.wanhook")
     assert "KERNEL" not in render(build(load(tmp_path / "other.wanhook")))
 

@@ -64,8 +64,12 @@ def test_events_that_contradict_the_replay_are_told(builder, tmp_path):
     segment = device.segment(20 * MIB, 100_000)
     device.alloc(segment, 4 * MIB, 200_000)
     builder.alloc(segment, 4 * MIB, 300_000)
-    memory, _ = read(builder, tmp_path)
-    (why,) = memory.inexact
+    memory, text = read(builder, tmp_path)
+    why, left_out = memory.inexact
+    assert left_out.startswith("peaks leave out the ")
+    # What comes behind is no peak and no end, and both places of the report say so.
+    assert (memory.allocated_peak.moment.allocated_bytes, memory.end_known) == (0, False)
+    assert "Events contradict the memory replay on rank 0" in text.split("SCOPES")[0]
     assert why.startswith("events contradict the replay (1, the first after 0.000 s: ")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -20,11 +20,19 @@ class Figures:
     counters `requested`, `allocated`, `active`, `pending` = active - allocated, and on a GPU `reserved`,
     `slack` = reserved - allocated, `external` = 1 - largest free block / free bytes (float32, -1: too little is free).
 
-    Slack and external fragmentation of a state that nothing can see are those of the one before it.
+    Slack and external fragmentation of a state that nothing can see are those of the one before it. Positions in
+    `unclaimed` ([begin, end), ascending) are no place for a peak: there, all figures are -1.
     """
 
-    def __init__(self, counters: np.ndarray, events: np.ndarray, on_gpu: bool, stretch: int = STRETCH) -> None:
-        self._counters, self._on_gpu, self._stretch = counters, on_gpu, stretch
+    def __init__(
+        self,
+        counters: np.ndarray,
+        events: np.ndarray,
+        on_gpu: bool,
+        stretch: int = STRETCH,
+        unclaimed: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        self._counters, self._on_gpu, self._stretch, self._unclaimed = counters, on_gpu, stretch, unclaimed
         self.growing = _growing(events["action"])
         begin, end = self.growing
         length = end - begin
@@ -68,7 +76,17 @@ class Figures:
             found = self._of(part)
             begin, end = np.searchsorted(self._hidden, [first, first + len(part)])
             self._put_before(found, self._hidden[begin:end] - first, np.arange(begin, end))
-            yield first, found
+            yield first, self._without_estimates(found, first, first + len(part))
+
+    def _without_estimates(self, found: dict[str, np.ndarray], first: int, last: int) -> dict[str, np.ndarray]:
+        # The columns can be views of the counters, so they are copied before anything is written.
+        touched = [(max(low, first), min(high, last)) for low, high in self._unclaimed if low < last and high > first]
+        if touched:
+            found = {name: values.copy() for name, values in found.items()}
+        for low, high in touched:
+            for values in found.values():
+                values[low - first : high - first] = -1
+        return found
 
     def _put_before(self, found: dict[str, np.ndarray], rows: np.ndarray, hidden: np.ndarray) -> None:
         if self._on_gpu and len(rows):

@@ -35,9 +35,9 @@ class AllocatorTimeline(DeviceReplay):
         self.failed = np.flatnonzero(events["action"][first:last] == AllocatorAction.OOM)
         super().__init__(trace, device, maps_at=self.failed[:MAX_POST_MORTEMS].tolist())
         self.on_gpu = device >= 0
-        self.start = self.known[0][0] if self.known else 0
+        self.start = self.first_known[0] if self.first_known else 0
         self.counters, self.blocks, self.segments = self.result.counters, self.result.blocks, self.result.segments
-        self.figures = Figures(self.counters, self.events, self.on_gpu)
+        self.figures = Figures(self.counters, self.events, self.on_gpu, unclaimed=self.unclaimed)
 
     def times(self, positions: np.ndarray) -> np.ndarray:
         """Host times (ns) at which positions were reached, int64, the shape of positions; see `time` for position 0."""
@@ -47,7 +47,7 @@ class AllocatorTimeline(DeviceReplay):
 
     def time(self, position: int) -> int:
         """Host time (ns) at which a position was reached; position 0 with the first known state or event."""
-        known = position or self.known or not len(self._times)
+        known = position or self.first_known or not len(self._times)
         return super().time(position) if known else int(self._times[0])
 
     def scope(self, position: int) -> int:
@@ -55,8 +55,8 @@ class AllocatorTimeline(DeviceReplay):
         return int(self.events["scope"][position - 1]) if position else 0
 
     def peak(self, name: str) -> int:
-        """The position from `start` on at which a figure (allocator_figures.Figures) first is the largest; a segment is
-        there for a block, so the peak of reserved is that with the block in it."""
+        """The position from `start` on, of those that are claimed, at which a figure (allocator_figures.Figures) first
+        is the largest; a segment is there for a block, so the peak of reserved is that with the block in it."""
         found = self._peaks[name]
         begin, end = self.figures.growing
         held = end[(begin <= found) & (found < end)]

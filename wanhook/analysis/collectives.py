@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wanhook.analysis.bandwidth import bus_factor, operation, payload
+from wanhook.analysis.bandwidth import Operation, bus_factor, operation, payload
 from wanhook.analysis.durations import Durations, summarise
 from wanhook.analysis.groups import GroupClass, GroupClasses
 from wanhook.analysis.ranks import RankTotal, calls_by_rank, rank_of, totals_by_rank
@@ -33,8 +33,10 @@ class CollectiveRow:
 
     `time` pools stream intervals on GPU ranks and host begin to completion on others (`clock`: "gpu", "host", "mixed",
     None when no call was timed). `kernel_bounds` says where in their stream intervals the kernels lie; None where no
-    call has one. `kernel` pools the kernel intervals of calls with kernels of their own, None where there is none;
-    `kernel_shared` counts the calls that share theirs with a coalesced group and are not in it. `size_bytes` is the
+    call has one. `kernel` pools the kernel intervals of calls with kernels of their own, None where there is none
+    (`kernel_calls_by_rank`; bandwidth by these intervals, first calls left out: `kernel_algbw_bytes_per_s`,
+    `kernel_busbw_bytes_per_s`). `kernel_shared` counts the calls that share theirs with a coalesced group and are not
+    in it. `size_bytes` is the
     payload of a call as nccl-tests counts it, mean over all calls; `algbw_bytes_per_s` and `busbw_bytes_per_s` are over
     the timed calls other than first ones; None without payload or time. `calls_by_rank` counts all calls, `ranks` sums
     the timed ones.
@@ -55,6 +57,9 @@ class CollectiveRow:
     size_bytes: float | None
     time: Durations
     kernel: Durations | None
+    kernel_calls_by_rank: dict[int, int]
+    kernel_algbw_bytes_per_s: float | None
+    kernel_busbw_bytes_per_s: float | None
     kernel_shared: int
     ranks: list[RankTotal]
     algbw_bytes_per_s: float | None
@@ -136,7 +141,9 @@ def _row(key: _Key, ops: list[str], table: np.ndarray) -> CollectiveRow:
     op = operation(used[0])
     sizes = payload(op, table["bytes_in"], table["bytes_out"], group.size)
     timed, seen = table["length"] >= 0, table["kernel"] >= 0
-    algbw = _bytes_a_second(sizes, table["length"], timed & ~table["first"])
+    known = sizes if group.size else None
+    algbw = _bytes_a_second(known, table["length"], timed & ~table["first"])
+    kernel_algbw = _bytes_a_second(known, table["kernel"], seen & ~table["first"])
     clocks = {"gpu" if on else "host" for on in np.unique(table["gpu"][timed])}
     why = _untimed_why(table[~timed])
     flags = table["flags"]
@@ -154,10 +161,13 @@ def _row(key: _Key, ops: list[str], table: np.ndarray) -> CollectiveRow:
         size_bytes=float(sizes.mean()) if sizes is not None and group.size else None,
         time=summarise(table["length"][timed], table["first"][timed]),
         kernel=summarise(table["kernel"][seen], table["first"][seen]) if seen.any() else None,
+        kernel_calls_by_rank=calls_by_rank(table["rank"][seen]),
+        kernel_algbw_bytes_per_s=kernel_algbw,
+        kernel_busbw_bytes_per_s=_busbw(kernel_algbw, op, group),
         kernel_shared=int(table["shared"].sum()),
         ranks=totals_by_rank(table["rank"][timed], table["length"][timed]),
-        algbw_bytes_per_s=algbw if group.size else None,
-        busbw_bytes_per_s=algbw * bus_factor(op, group.size) if algbw is not None and group.size else None,
+        algbw_bytes_per_s=algbw,
+        busbw_bytes_per_s=_busbw(algbw, op, group),
         asynchronous=int(((flags & CollectiveFlags.ASYNC) != 0).sum()),
         p2p=int(((flags & CollectiveFlags.P2P) != 0).sum()),
         captured=int(((flags & CollectiveFlags.CAPTURED) != 0).sum()),
@@ -166,8 +176,13 @@ def _row(key: _Key, ops: list[str], table: np.ndarray) -> CollectiveRow:
         members=int(table["tensors"][groups].sum()),
         untimed=int((~timed).sum()),
         untimed_why=why,
-        kernel_bounds=bounds_of(table[timed & table["gpu"]]),
-    )
+        kernel_bounds=bounds_of(table[timed & table["gpu"
+
+rict=True))
+
+
+def _busbw(algbw: float | None, op: Operation, group: GroupClass) -> float | None:
+    return None if algbw is None else algbw * bus_factor(op, group.size)
 
 
 def _bytes_a_second(sizes: np.ndarray | None, lengths: np.ndarray, counted: np.ndarray) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,6 +46,7 @@ class DeviceReplay:
         placed = sorted(((self._position_of(found), found) for found in states), key=lambda state: state[0])
         self.known = [state for state in placed if state[1].reason in _STATE_KNOWN_AGAIN]
         self.checks = [state for state in placed if state[1].reason not in _STATE_KNOWN_AGAIN]
+        self._paused = self._pauses(trace)
         settings = settings_of(trace)
         self.refused = self._refusals(trace, settings)
         self.settings = settings if isinstance(settings, _replay.Settings) else _replay.Settings()
@@ -58,7 +60,7 @@ class DeviceReplay:
             largest_free=largest_free,
             blocks=blocks,
             maps_at=sorted({*maps_at, *compared}),
-            unknown_from=self._pauses(trace),
+            unknown_from=self._paused,
         )
 
     def exact_at(self, positions: np.ndarray) -> np.ndarray:
@@ -66,6 +68,24 @@ class DeviceReplay:
         if self.refused:
             return np.zeros(len(positions), bool)
         return self.result.exact_at(np.asarray(positions, np.int64))
+
+    @cached_property
+    def unclaimed(self) -> list[tuple[int, int]]:
+        """[begin, end) of the positions behind the first known state whose figures are an estimate at best, ascending;
+        empty where everything is refused, of which `refused` speaks. A state that a pause found was true until then."""
+        if self.refused:
+            return []
+        exact, paused = self.result.exact, self._paused
+        exact = exact[np.argmax(exact["known"] != 0) :]
+        known = exact["known"] != 0
+        begin = np.where(known, exact["inexact_from"], exact["begin"])
+        begin = begin + (known & np.isin(begin, paused))
+        return [(low, high) for low, high in zip(begin.tolist(), exact["end"].tolist(), strict=True) if low < high]
+
+    def is_claimed(self, positions: np.ndarray) -> np.ndarray:
+        """bool, the shape of positions: whether none of `unclaimed` holds them."""
+        edges = np.array(self.unclaimed, np.int64).reshape(-1)
+        return np.searchsorted(edges, positions, "right") % 2 == 0
 
     def positions(self, times: np.ndarray, side: str) -> np.ndarray:
         """Positions at host times (ns): "left" before the events of that very time, "right" after them."""
@@ -75,7 +95,15 @@ class DeviceReplay:
         """Host time (ns) at which a position was reached, that of the first known state at position 0, else -1."""
         if position:
             return int(self._times[position - 1])
-        return int(self.known[0][1].time) if self.known else -1
+        return int(self.first_known[1].time) if self.first_known else -1
+
+    @property
+    def first_known(self) -> tuple[int, Snapshot] | None:
+        """The (position, snapshot) before which nothing is known; None on the CPU that is known from its first event
+        on, because the recorder's own allocator was new then."""
+        if self.device < 0 and self.known and self.known[0][1].reason != "start":
+            return None
+        return self.known[0] if self.known else None
 
     def _position_of(self, snapshot: Snapshot) -> int:
         if snapshot.sequence > 0:
@@ -84,7 +112,11 @@ class DeviceReplay:
 
     def _pauses(self, trace: Trace) -> list[int]:
         closed = trace.gates["time"][~trace.gates["open"]]
-        return np.unique(self.positions(closed, "right")).tolist()
+        positions = self.positions(closed, "right")
+        # Where nothing was recorded in between, a pause and the state behind it have one position.
+        written = {position: int(found.time) for position, found in self.known}
+        over = [written.get(at, -1) >= time for at, time in zip(positions.tolist(), closed.tolist(), strict=True)]
+        return np.unique(positions[~np.array(over, bool)]).tolist()
 
     def _refusals(self, trace: Trace, settings: _replay.Settings | str) -> list[str]:
         if self.device < 0:

@@ -14,6 +14,7 @@ from wanhook.analysis.exposed_units import ExposedUnit, exposed_units
 from wanhook.analysis.exposure import comparable, exposed_intervals, on_compute_stream, scope_intervals, waits
 from wanhook.analysis.groups import GroupClass, GroupClasses
 from wanhook.analysis.ranks import RankTotal, calls_by_rank, on_gpu, rank_of, totals_by_rank
+from wanhook.tracefile.format import ScopeVerify
 
 if TYPE_CHECKING:
     from wanhook.tracefile.model import Trace
@@ -26,8 +27,8 @@ class ExposedRow:
 
     `compute_stream` calls ran on a compute stream, exposed in full. `unknown` calls ran on other streams, and nothing
     is recorded that waits for them: they count as not exposed, and `exposed_ns` and what follows from it is None where
-    all are like that. `step_…` are a step's mean over all steps but first ones; None without steps. `units` splits the
-    calls by what they were made for, where they tell it.
+    all are like that. `step_…` are a step's mean over the recorded steps but first ones; None without steps. `units`
+    splits the calls by what they were made for, where they tell it.
     """
 
     op: str
@@ -86,8 +87,8 @@ def exposure(traces: Sequence[Trace], step: str | None) -> Exposure:
 
 
 def _steps(trace: Trace, path: str | None) -> np.ndarray:
-    """The occurrences of a path but for the first, as intervals."""
-    scopes = trace.scopes
+    """The occurrences of a path but for the first and for muted ones, of which nothing is known, as intervals."""
+    scopes = trace.scopes[trace.scopes["verify"] != ScopeVerify.MUTED]
     numbers = [at for at, text in enumerate(trace.paths) if text == path]
     begin, end = scope_intervals(trace, scopes[np.isin(scopes["path"], numbers) & ~scopes["first"]])
     return intervals.of(begin[begin >= 0], end[begin >= 0])

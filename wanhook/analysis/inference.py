@@ -15,7 +15,7 @@ import numpy as np
 
 from wanhook.analysis.ranks import named, rank_of
 from wanhook.analysis.request_memory import RequestMemory
-from wanhook.analysis.request_times import StageTotal, TraceRequests, Window
+from wanhook.analysis.request_times import Gaps, StageTotal, TraceRequests, Window
 from wanhook.tracefile.names import section, whole
 
 if TYPE_CHECKING:
@@ -62,11 +62,11 @@ class RankRecord:
     """One rank's part; seconds, bytes."""
 
     rank: int
-    model_load_s: float
+    model_load_s: float | None
     request_s: float
-    expert_switch_total_s: float
-    inference_s: float
-    steps: int
+    expert_switch_total_s: float | None
+    inference_s: float | None
+    steps: int | None
     step_clock: str
     s_per_step: float | None
     steps_per_s: float | None
@@ -94,12 +94,12 @@ class InferenceRecord:
     parallel: dict[str, int | bool]
     software: dict[str, str]
     slowest_rank: int
-    model_load_s: float
-    expert_switch_total_s: float
-    inference_s: float
+    model_load_s: float | None
+    expert_switch_total_s: float | None
+    inference_s: float | None
     request_s: float
-    total_s: float
-    steps: int
+    total_s: float | None
+    steps: int | None
     step_clock: str
     s_per_step: float | None
     steps_per_s: float | None
@@ -111,23 +111,30 @@ class InferenceRecord:
 
 def inference_records(run: Run) -> list[InferenceRecord]:
     """One a request, in order of time; requests of the ranks belong together by their number in the recording."""
-    together: dict[tuple, list[tuple[Window, RankRecord]]] = {}
+    together: dict[tuple, list[_Found]] = {}
     for trace in run.traces:
         about = section(trace.meta, "run")
         life = whole(about.get("restart")) or 0, whole(about.get("recording")) or 0
         requests = TraceRequests(trace)
         memory = RequestMemory(trace) if requests.windows else None
         for number, window in enumerate(requests.windows):
-            together.setdefault((*life, number), []).append((window, _rank_record(requests, window, memory)))
-    ordered = sorted(together.values(), key=lambda found: min(_unix(window) for window, _ in found))
+            together.setdefault((*life, number), []).append(_rank_record(requests, window, memory))
+    ordered = sorted(together.values(), key=lambda found: min(_unix(one.window) for one in found))
     return [_record(run, found, number + 1, len(ordered)) for number, found in enumerate(ordered)]
 
 
-def _record(run: Run, found: list[tuple[Window, RankRecord]], number: int, count: int) -> InferenceRecord:
-    found = sorted(found, key=lambda pair: pair[1].rank)
-    ranks = [record for _, record in found]
+@dataclass(frozen=True)
+class _Found:
+    window: Window
+    record: RankRecord
+    gaps: Gaps
+
+
+def _record(run: Run, found: list[_Found], number: int, count: int) -> InferenceRecord:
+    found = sorted(found, key=lambda one: one.record.rank)
+    ranks = [one.record for one in found]
     slowest = max(ranks, key=lambda one: (one.request_s, -one.rank))
-    first = found[0][0]
+    first = found[0].window
     pipeline = _asked(first).get("pipeline")
     known = pipeline in tuple(TASKS)
     why = _incomplete(run, found)
@@ -136,7 +143,7 @@ def _record(run: Run, found: list[tuple[Window, RankRecord]], number: int, count
         run_id=run.run_id,
         request=number,
         requests=count,
-        started_unix_ns=min(_unix(window) for window, _ in found),
+        started_unix_ns=min(_unix(one.window) for one in found),
         complete=not why,
         incomplete=why,
         task=None if pipeline is None else TASKS[pipeline] if known else OTHER,
@@ -146,7 +153,7 @@ def _record(run: Run, found: list[tuple[Window, RankRecord]], number: int, count
         software=_software(first.trace),
         slowest_rank=slowest.rank,
         **{name: getattr(slowest, name) for name in _OF_SLOWEST},
-        total_s=slowest.model_load_s + slowest.request_s,
+        total_s=None if slowest.model_load_s is None else slowest.model_load_s + slowest.request_s,
         reserved_peak=_largest(one.reserved_peak for one in ranks),
         allocated_peak=_largest(one.allocated_peak for one in ranks),
         ranks=ranks,
@@ -159,29 +166,32 @@ _OF_SLOWEST = (
 )  # fmt: skip
 
 
-def _rank_record(requests: TraceRequests, window: Window, memory: RequestMemory) -> RankRecord:
-    times = requests.times(window)
+def _rank_record(requests: TraceRequests, window: Window, memory: RequestMemory) -> _Found:
+    times, gaps = requests.times(window), requests.gaps(window)
     steps, spent = times.steps, sum(times.steps)
     request_s = (window.end - window.begin) / 1e9
     switches = times.stages["expert_switch_total"]
-    switched = (switches.host_s or 0.0) if switches else 0.0
-    peaks = memory.peaks(window.begin, window.end)
-    return RankRecord(
+    switched = None if switches is None else switches.host_s or 0.0
+    # What was allocated and freed while nothing was recorded is not known, so neither is the largest of all.
+    peaks = None if gaps.hidden else memory.peaks(window.begin, window.end)
+    later = steps[1:] if times.first_is_known else steps
+    record = RankRecord(
         rank=rank_of(window.trace),
         model_load_s=times.load_s,
         request_s=request_s,
         expert_switch_total_s=switched,
-        inference_s=request_s - switched,
-        steps=len(steps),
+        inference_s=None if switched is None else request_s - switched,
+        steps=times.step_count,
         step_clock=times.step_clock,
         s_per_step=spent / len(steps) if steps else None,
         steps_per_s=len(steps) / spent if spent > 0 else None,
-        first_step_s=steps[0] if steps else None,
-        s_per_later_step=sum(steps[1:]) / len(steps[1:]) if len(steps) > 1 else None,
+        first_step_s=steps[0] if steps and times.first_is_known else None,
+        s_per_later_step=sum(later) / len(later) if later else None,
         reserved_peak=peaks.reserved_peak if peaks else None,
         allocated_peak=peaks.allocated_peak if peaks else None,
         stages=times.stages,
     )
+    return _Found(window, record, gaps)
 
 
 def _largest(values) -> int | None:
@@ -198,20 +208,32 @@ def _asked(window: Window) -> Mapping:
     return window.trace.scope_args.get(int(window.trace.scopes["id"][window.row]), {})
 
 
-def _incomplete(run: Run, found: list[tuple[Window, RankRecord]]) -> list[str]:
+def _incomplete(run: Run, found: list[_Found]) -> list[str]:
     """Why the figures are not all of it; ranks by number."""
-    there = {record.rank for _, record in found}
+    there = {one.record.rank for one in found}
     lacking = sorted(set(range(run.world_size or 0)) - there) if (run.world_size or 0) <= 1 << 20 else []
     why = [f"rank {rank} has no record of this request" for rank in lacking[:16]]
     why += [f"{len(lacking) - 16} more ranks have no record of this request"] if len(lacking) > 16 else []
-    for window, record in found:
-        who = named(record.rank)
+    for one in found:
+        window, who = one.window, named(one.record.rank)
         if not window.ended:
             why.append(f"{who} never ended it")
         if window.failed:
             why.append(f"{who} left it by an exception")
         if window.trace.health.dropped:
             why.append(f"{who} dropped {window.trace.health.dropped} records")
+        why += _not_recorded(who, one.gaps)
+    return why
+
+
+def _not_recorded(who: str, gaps: Gaps) -> list[str]:
+    why = []
+    if gaps.muted:
+        why.append(f"{who}: recording was paused in {gaps.muted} of {gaps.checked} steps, to measure its cost")
+    if gaps.paused_ns:
+        why.append(f"{who}: recording was paused for {gaps.paused_ns / 1e9:.3f} s inside it")
+    if gaps.before_ns:
+        why.append(f"{who}: recording was paused for {gaps.before_ns / 1e9:.3f} s before it")
     return why
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wanhook.analysis.allocator_timeline import AllocatorTimeline
+from wanhook.analysis.memory_by_scope import known_ends
 from wanhook.analysis.memory_owners import Owner, Sources, owners_of
 from wanhook.tracefile.format import ScopeLevel, ScopeType
 from wanhook.tracefile.names import MAX_DEPTH
@@ -37,14 +38,17 @@ def leaks(trace: Trace, timeline: AllocatorTimeline, table: np.ndarray) -> list[
     """table: memory_by_scope.SCOPE_MEMORY of the trace's scopes. Those that grew the most in all first, the outer
     before the inner. A leak is steady: the median difference is LEAST_GROWTH or more, three of four are growth."""
     scopes = trace.scopes
+    known = known_ends(trace, timeline, table)
     stages = np.flatnonzero((scopes["level"] == ScopeLevel.STAGE) & (scopes["type"] == ScopeType.TRACE))
     stages = stages[np.argsort(scopes["path"][stages], kind="stable")]
     paths, starts, counts = np.unique(scopes["path"][stages], return_index=True, return_counts=True)
     found = []
     for path, start, count in zip(paths.tolist(), starts.tolist(), counts.tolist(), strict=True):
         rows = stages[start : start + count]
+        numbers = np.flatnonzero(known[rows])
+        rows, count = rows[numbers], len(numbers)
         ends = table["allocated_end"][rows]
-        differences = np.diff(ends)
+        differences = np.diff(ends) / np.diff(numbers)  # an occurrence, of those in between that are not known too
         if count < LEAST_OCCURRENCES or np.median(differences) < LEAST_GROWTH:
             continue
         if (differences > 0).mean() >= _MOST_OF:

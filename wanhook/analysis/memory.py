@@ -41,13 +41,16 @@ class Peak:
 @dataclass(frozen=True)
 class DeviceMemory:
     """One device in one trace. What rests on segments is None, or empty, on the CPU. `inexact` says why figures may
-    differ from the truth; empty when nothing is known."""
+    differ from the truth; empty when nothing is known. Where the replay claims nothing, behind events that contradict
+    it or a pause without a state behind it, no peak is looked for: peaks are then those of the rest, so they are
+    reached at least. `end_known` is False when the end lies there, and `end` is an estimate."""
 
     rank: int
     device: int
     events: int
     start: Moment
     end: Moment
+    end_known: bool
     allocated_peak: Peak
     reserved_peak: Peak | None
     active_peak_bytes: int
@@ -88,6 +91,7 @@ def _device_memory(trace: Trace, device: int) -> DeviceMemory:
         events=len(timeline.events),
         start=moment_at(trace, timeline, timeline.start),
         end=moment_at(trace, timeline, len(timeline.events)),
+        end_known=bool(timeline.is_claimed(np.array([len(timeline.events)]))[0]),
         allocated_peak=_peak(trace, timeline, timeline.peak("allocated")),
         reserved_peak=_peak(trace, timeline, timeline.peak("reserved")) if on_gpu else None,
         active_peak_bytes=int(timeline.counters["active"][timeline.peak("active")]),
@@ -135,4 +139,9 @@ def _inexact(trace: Trace, timeline: AllocatorTimeline, check: ReplayCheck) -> l
         at = (timeline.time(int(first["position"])) - trace.header["start_monotonic"]) / 1e9
         kind = _replay.CONTRADICTION_KINDS[int(first["kind"])]
         why.append(f"events contradict the replay ({check.contradictions}, the first after {at:.3f} s: {kind})")
+    left_out = sum(high - low for low, high in timeline.unclaimed)
+    # Between the end of a pause and its state lie the few events of other threads.
+    share = left_out / (len(timeline.counters) - timeline.start)
+    if share >= 0.01:
+        why.append(f"peaks leave out the {share:.0%} of the allocator's states that are not known for sure")
     return why

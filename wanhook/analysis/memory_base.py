@@ -29,7 +29,7 @@ class Base:
 
 
 def base_of(trace: Trace, timeline: AllocatorTimeline) -> Base | None:
-    """None without scopes."""
+    """None without scopes, and where what was allocated then is not known."""
     scopes = trace.scopes
     if not len(scopes):
         return None
@@ -41,6 +41,8 @@ def base_of(trace: Trace, timeline: AllocatorTimeline) -> Base | None:
         return None
     row = rows[:1]
     position = int(timeline.spans(scopes[row])[0][0])
+    if not timeline.is_claimed(np.array([position]))[0]:
+        return None
     return Base(
         begin_of=trace.paths[scopes["path"][row[0]]],
         moment=moment_at(trace, timeline, position),

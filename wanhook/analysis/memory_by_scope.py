@@ -10,7 +10,7 @@ import numpy as np
 
 from wanhook.analysis.allocator_timeline import AllocatorTimeline
 from wanhook.analysis.range_maximum import Ranges
-from wanhook.tracefile.format import ScopeLevel
+from wanhook.tracefile.format import ScopeLevel, ScopeVerify
 from wanhook.tracefile.names import MAX_DEPTH
 
 if TYPE_CHECKING:
@@ -124,8 +124,11 @@ def _outlive(trace: Trace, blocks: np.ndarray, last: np.ndarray) -> tuple[np.nda
 
 
 def by_path(trace: Trace, timeline: AllocatorTimeline, table: np.ndarray) -> list[ScopeMemory]:
-    """table: what `scope_memory` gave. One value a path, in the order of Trace.paths."""
-    scopes, on_gpu = trace.scopes, timeline.on_gpu
+    """table: what `scope_memory` gave. One value a path, in the order of Trace.paths; without the occurrences of whose
+    memory nothing is known: muted steps, and those that begin or end where the replay claims nothing."""
+    on_gpu = timeline.on_gpu
+    known = np.flatnonzero(known_ends(trace, timeline, table))
+    scopes, table = trace.scopes[known], table[known]
     order = np.argsort(scopes["path"], kind="stable")
     paths, starts, counts = np.unique(scopes["path"][order], return_index=True, return_counts=True)
     if not len(paths):
@@ -154,6 +157,12 @@ def by_path(trace: Trace, timeline: AllocatorTimeline, table: np.ndarray) -> lis
         )
         for at, path in enumerate(paths)
     ]
+
+
+def known_ends(trace: Trace, timeline: AllocatorTimeline, table: np.ndarray) -> np.ndarray:
+    """bool[scopes]: whether the device's memory at the begin and at the end of each scope is known."""
+    known = timeline.is_claimed(table["first"]) & timeline.is_claimed(table["last"])
+    return known & (trace.scopes["verify"] != ScopeVerify.MUTED)
 
 
 def _unused(active: Extent, reserved: Extent) -> float | None:

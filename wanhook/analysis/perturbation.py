@@ -54,6 +54,15 @@ class Perturbation:
     ranks: list[RankChange]
 
 
+@dataclass(frozen=True)
+class Unchecked:
+    """A scope that was to be checked (`verify` in the meta object) and of which no occurrence was a step of the check,
+    on any rank: a scope that a recording begins with is none. `occurrences` counts all of that name."""
+
+    scope: str
+    occurrences: int
+
+
 _PAIR = np.dtype([("number", "i8"), ("recorded", "f8"), ("muted", "f8")])
 
 
@@ -65,6 +74,22 @@ def perturbations(traces: Sequence[Trace]) -> list[Perturbation]:
         for at in np.unique(trace.scopes["path"][trace.scopes["verify"] > 0]).tolist()
     )
     return [_perturbation(traces, path) for path in paths]
+
+
+def unchecked(traces: Sequence[Trace]) -> list[Unchecked]:
+    """Names in the order in which they were first asked for; empty where all of them were checked."""
+    asked = [trace.meta.get("verify") for trace in traces]
+    names = dict.fromkeys(name for found in asked if isinstance(found, list) for name in found if isinstance(name, str))
+    scopes = {name: [_named(trace, name) for trace in traces] for name in names}
+    return [
+        Unchecked(name, sum(map(len, rows)))
+        for name, rows in scopes.items()
+        if not any((found["verify"] > 0).any() for found in rows)
+    ]
+
+
+def _named(trace: Trace, name: str) -> np.ndarray:
+    return trace.scopes[np.isin(trace.scopes["name"], [at for at, text in enumerate(trace.strings) if text == name])]
 
 
 def _perturbation(traces: Sequence[Trace], path: str) -> Perturbation:

@@ -56,14 +56,24 @@ class ReplayCheck:
 
 def check_replay(trace: Trace, replay: DeviceReplay) -> ReplayCheck:
     """Compares a device's replay with the samples and snapshots of its trace."""
-    places = [*_sample_places(trace, replay), *_snapshot_places(replay)]
-    claimed = replay.exact_at(np.array([position for position, _ in places], np.int64))
+    places = [*_sample_places(trace, replay), *snapshot_places(replay)]
+    return compare(trace, replay, places, exact_places(replay, places))
+
+
+def exact_places(replay: DeviceReplay, places: list[tuple]) -> np.ndarray:
+    """bool[places]: where the replay claims to be exact, from the place on up to the next event."""
+    return replay.exact_at(np.array([position for position, _ in places], np.int64))
+
+
+def compare(trace: Trace, replay: DeviceReplay, places: list[tuple], claimed: np.ndarray) -> ReplayCheck:
+    """places: (position, comparison), which gives None where all agrees, else (what, ours, theirs). Those of which
+    nothing is claimed are not asked."""
     compared = [place for place, exact in zip(places, claimed.tolist(), strict=True) if exact]
     began = trace.header["start_monotonic"]
     differences, unknown = [], 0
-    for position, compare in compared:
+    for position, difference in compared:
         try:
-            found = compare()
+            found = difference()
         except KeyError:  # a map too many to be kept
             unknown += 1
             continue
@@ -138,7 +148,7 @@ def _first_unlike(truth: list[int], states: list[np.ndarray]) -> tuple[str, int,
 # Snapshots -----------------------------------------------------------------------------------------------------------
 
 
-def _snapshot_places(replay: DeviceReplay) -> list[tuple]:
+def snapshot_places(replay: DeviceReplay) -> list[tuple]:
     """(position, comparison) of each snapshot: those written for it, and the state just before each one that the
     replay started over from, but for the first. A snapshot without an event of its own has no such place."""
     before = [(position - 1, found) for position, found in replay.known[1:] if found.sequence > 0 and position > 0]

@@ -44,5 +44,7 @@ class RequestMemory:
             reserved = None if device == _HOST else int(inside["reserved"].max())
             # Reserved bytes come from the events alone; what a block takes follows from settings that must be known.
             known = not replay.refused or device == _HOST
+            if any(low <= last and high > first for low, high in replay.unclaimed):
+                reserved, known = None, False
             found.append(Peaks(device, reserved, int(inside["allocated"].max()) if known else None))
         return max(found, key=lambda peaks: peaks.reserved_peak or 0, default=None)

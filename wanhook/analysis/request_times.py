@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wanhook.analysis.gaps import beyond, closed_stretches, muted_stretches, within
 from wanhook.analysis.ranks import on_gpu
-from wanhook.tracefile.format import ScopeEndFlags, ScopeLevel, ScopeType
+from wanhook.tracefile.format import ScopeEndFlags, ScopeLevel, ScopeType, ScopeVerify
 from wanhook.tracefile.names import section
 
 if TYPE_CHECKING:
@@ -68,13 +69,30 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Gaps:
+    """What was not recorded of a window: the inside of `muted` of `checked` steps of the perturbation check (`paths`),
+    and what went on in `paused_ns` of pauses, in `before_ns` of those between the request before and this one.
+    `hidden`: the gate was closed at some time inside."""
+
+    muted: int
+    checked: int
+    paths: tuple[str, ...]
+    paused_ns: int
+    before_ns: int
+    hidden: bool
+
+
+@dataclass(frozen=True)
 class RequestTimes:
     """`load_s` of host time went by in load scopes between the request before and this one. `steps` are seconds of each
-    denoising step less the expert switch in it, by `step_clock`: "gpu" where all have stream intervals, else "host"."""
+    denoising step that was recorded, less the expert switch in it, by `step_clock`: "gpu" where all have stream
+    intervals, else "host". `first_is_known`: the first of `step_count` is among them. None: not known."""
 
-    load_s: float
+    load_s: float | None
     step_clock: str
+    step_count: int | None
     steps: list[float]
+    first_is_known: bool
     stages: dict[str, StageTotal | None]
 
 
@@ -91,10 +109,11 @@ class TraceRequests:
         told = (scopes["type"] == ScopeType.TRACE) & told_once[scopes["path"]]
         self._kind = np.where(told, known[scopes["name"]], -1).astype(np.int8)
         self._calls = _call_kinds(trace)
+        self._closed, self._muted = closed_stretches(trace), muted_stretches(trace)
         self.windows = self._windows()
 
     def times(self, window: Window) -> RequestTimes:
-        """Of one of the windows."""
+        """Of one of the windows. What can have gone on while nothing was recorded is None."""
         scopes = self.trace.scopes
         rows = np.arange(*np.searchsorted(scopes["begin"], [window.since, window.until]))
         begin, kind = scopes["begin"][rows], self._kind[rows]
@@ -107,9 +126,52 @@ class TraceRequests:
         parts = of(_INSIDE, inside) | of(_LOADING, before) | of((_SAVE,), inside | (begin >= window.end))
         stages = {name + "_total" * (name in _TOTALS): self._total(found) for name, found in parts.items()}
         stages |= self._collectives(window)
-        clock, steps = self._steps(parts["denoise_step"], parts["expert_switch"])
+        gaps = self.gaps(window)
+        steps = parts["denoise_step"]
+        # The expert switch in a muted step is not known, so only the others have a length of their own.
+        clock, lengths = self._steps(steps[scopes["verify"][steps] != ScopeVerify.MUTED], parts["expert_switch"])
         load_s = self._total(of((LOAD,), before)[LOAD]).host_s or 0.0
-        return RequestTimes(load_s, clock, steps, self._told(stages))
+        told = self._told(stages) | self._unknown(stages, gaps)
+        return RequestTimes(
+            load_s=None if gaps.before_ns else load_s,
+            step_clock=clock,
+            step_count=None if gaps.paused_ns else len(steps),
+            steps=[] if gaps.paused_ns else lengths,
+            first_is_known=len(steps) > 0 and bool(scopes["verify"][steps[0]] != ScopeVerify.MUTED),
+            stages=told,
+        )
+
+    def gaps(self, window: Window) -> Gaps:
+        """What was not recorded of one of the windows."""
+        scopes = self.trace.scopes
+        rows = np.arange(*np.searchsorted(scopes["begin"], [window.begin, window.end]))
+        checked = rows[scopes["verify"][rows] != ScopeVerify.NONE]
+        muted = scopes[checked[scopes["verify"][checked] == ScopeVerify.MUTED]]
+        closed, before = (
+            (within(self._closed, *ends), within(self._muted, *ends))
+            for ends in ((window.begin, window.end), (window.since, window.begin))
+        )
+        return Gaps(
+            muted=len(muted),
+            checked=len(checked),
+            paths=tuple(self.trace.paths[path] for path in np.unique(muted["path"])),
+            paused_ns=beyond(*closed),
+            before_ns=beyond(*before),
+            hidden=bool(len(muted) or len(closed[0])),
+        )
+
+    def _unknown(self, stages: dict[str, StageTotal], gaps: Gaps) -> dict[str, None]:
+        """The stages of which some can have gone by unseen."""
+        if gaps.paused_ns:
+            found = [name for name in stages if name not in ("request_total", *_LOADING)]
+        elif gaps.muted:
+            held = {name for path in self.trace.paths for name in _held_by(path, gaps.paths)}
+            held |= {name + "_total" for name in held & set(_TOTALS)} | {"comm_total", *_CALLS}
+            found = [name for name in stages if name in held or (name in _ALWAYS and not stages[name].count)]
+        else:
+            found = []
+        found += _LOADING if gaps.before_ns else ()
+        return {name: None for name in found if name in _ALWAYS or stages[name].count}
 
     def _windows(self) -> list[Window]:
         """By begin: stages of that name that no other one holds."""
@@ -174,6 +236,11 @@ class TraceRequests:
         ops = section(self.trace.meta, "wanhook").get("level") in (None, "op")
         found = {name: total if total.count or ops or name not in _OPS else None for name, total in stages.items()}
         return {name: total for name, total in found.items() if name in _ALWAYS or (total and total.count)}
+
+
+def _held_by(path: str, outer: tuple[str, ...]) -> list[str]:
+    """The names in a path behind one of the outer ones."""
+    return [name for one in outer if path.startswith(one + "/") for name in path[len(one) + 1 :].split("/")]
 
 
 def _is_outermost(path: str) -> bool:

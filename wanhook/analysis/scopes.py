@@ -11,7 +11,7 @@ import numpy as np
 
 from wanhook.analysis.durations import Durations, summarise
 from wanhook.analysis.ranks import RankTotal, on_gpu, rank_of, totals_by_rank
-from wanhook.tracefile.format import ScopeEndFlags, ScopeLevel, ScopeType
+from wanhook.tracefile.format import ScopeEndFlags, ScopeLevel, ScopeType, ScopeVerify
 
 if TYPE_CHECKING:
     from wanhook.tracefile.model import Trace
@@ -22,7 +22,8 @@ class ScopeRow:
     """One path. `occurrences` counts all of them, by rank; `time` pools the stream intervals of those that have one
     (host intervals on ranks without a GPU: `clock` says which, "mixed" when ranks differ, None when nothing was timed);
     `host` pools the host intervals of all that ended. `open` never ended, `unresolved` were promised a stream interval
-    that is not in the file, `failed` were left by an exception."""
+    that is not in the file, `failed` were left by an exception. `muted` are steps of the perturbation check: nothing
+    was recorded inside them, and what they hold is missing from the rows below this one."""
 
     path: str
     name: str
@@ -37,6 +38,7 @@ class ScopeRow:
     open: int
     unresolved: int
     failed: int
+    muted: int
 
 
 @dataclass
@@ -49,7 +51,7 @@ class _Path:
 
 _COLUMNS = np.dtype(
     [("path", "i8"), ("rank", "i8"), ("length", "i8"), ("host", "i8"), ("gpu", "?"), ("first", "?"), ("open", "?"),
-     ("unresolved", "?"), ("failed", "?")]
+     ("unresolved", "?"), ("failed", "?"), ("muted", "?")]
 )  # fmt: skip
 
 
@@ -75,6 +77,7 @@ def _columns(trace: Trace, paths: dict[str, _Path], numbers: dict[str, int]) -> 
     out["rank"] = rank_of(trace)
     out["first"] = scopes["first"]
     out["open"] = scopes["open"]
+    out["muted"] = scopes["verify"] == ScopeVerify.MUTED
     out["failed"] = (scopes["flags"] & ScopeEndFlags.EXCEPTION) != 0
     ended = ~scopes["open"] & (scopes["end"] >= scopes["begin"])
     out["host"] = np.where(ended, scopes["end"] - scopes["begin"], -1)
@@ -142,4 +145,5 @@ def _row(path: str, depth: int, about: _Path, table: np.ndarray) -> ScopeRow:
         open=int(table["open"].sum()),
         unresolved=int(table["unresolved"].sum()),
         failed=int(table["failed"].sum()),
+        muted=int(table["muted"].sum()),
     )

@@ -143,7 +143,9 @@ def bounds_of(calls: np.ndarray) -> KernelBounds | None:
     )
 
 
-def _classify_device(collectives: np.ndarray, own: np.ndarray, scopes: np.ndarray, clock: Clock, pair: np.ndarray) -> None:
+def _classify_device(
+    collectives: np.ndarray, own: np.ndarray, scopes: np.ndarray, clock: Clock, pair: np.ndarray
+) -> None:
     calls = collectives[own]
     begin, end = calls["gpu_begin"], calls["gpu_end"]
     # A call that never returned has launched who knows when: its kernel is bounded by the interval alone.

@@ -17,7 +17,7 @@ from wanhook.analysis.load_waits import LoadWait, load_waits
 from wanhook.analysis.loading import LoadRow, load_table
 from wanhook.analysis.memory import DeviceMemory, memory_of
 from wanhook.analysis.overlaps import Overlap, overlaps
-from wanhook.analysis.perturbation import Perturbation, perturbations
+from wanhook.analysis.perturbation import Perturbation, Unchecked, perturbations, unchecked
 from wanhook.analysis.run_facts import RunFacts, file_name, run_facts
 from wanhook.analysis.scopes import ScopeRow, scope_table
 from wanhook.analysis.waits import WaitRow, wait_table
@@ -52,6 +52,7 @@ class Report:
     health: list[FileHealth]
     devices: list[DeviceState]
     perturbations: list[Perturbation]
+    unchecked: list[Unchecked]
     loading: list[LoadRow]
     load_waits: list[LoadWait]
     scopes: list[ScopeRow]
@@ -83,6 +84,7 @@ def build(run: Run, rank: int | None = None) -> Report:
         health=health,
         devices=devices,
         perturbations=perturbations(traces),
+        unchecked=unchecked(traces),
         loading=load_table(traces),
         load_waits=load_waits(traces),
         scopes=scopes,

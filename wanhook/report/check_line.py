@@ -16,6 +16,13 @@ def write_check(sheet: Sheet, memory: list[DeviceMemory]) -> None:
     refused = [state.rank for state in memory if state.check.refused]
     if refused:
         sheet.line(f"! Memory figures are not claimed to be exact {on_ranks(refused)}; MEMORY says why.", "yellow")
+    contradicted = [state.rank for state in memory if state.check.contradictions]
+    if contradicted:
+        sheet.line(
+            f"! Events contradict the memory replay {on_ranks(contradicted)}: nothing is checked or claimed from "
+            "there to the next known state.",
+            "yellow",
+        )
     for state in memory:
         if state.check.first_difference:
             _write_difference(sheet, state, several=sum(other.rank == state.rank for other in memory) > 1)

@@ -7,6 +7,7 @@ from wanhook.analysis.groups import GroupClass
 from wanhook.analysis.ranks import mean_total
 from wanhook.analysis.span_classes import KernelBounds
 from wanhook.report.build import Report
+from wanhook.report.perturbation_lines import recorded_steps
 from wanhook.report.sheet import Sheet
 from wanhook.report.text import gb_per_s, mib, ms, percent, ranks_named, span, us
 
@@ -31,7 +32,7 @@ def write_collectives(sheet: Sheet, report: Report) -> None:
         return
     clocks = {row.clock for row in rows if row.clock}
     clock = _CLOCKS[clocks.pop()] if len(clocks) == 1 else _CLOCKS["mixed"]
-    sheet.heading("COLLECTIVES", f"{clock}, ms")
+    sheet.heading("COLLECTIVES", f"{clock}, ms{recorded_steps(report)}")
     cells, styles, group = [], [], None
     for row in rows:
         if row.group != group:

@@ -9,6 +9,7 @@ from wanhook.analysis.ranks import mean_total
 from wanhook.analysis.waits import WaitRow
 from wanhook.report.build import Report
 from wanhook.report.collective_section import group_title
+from wanhook.report.perturbation_lines import recorded_steps
 from wanhook.report.sheet import Sheet
 from wanhook.report.text import ms, percent, span
 
@@ -28,7 +29,8 @@ def write_exposure(sheet: Sheet, report: Report, show_all: bool = False) -> None
     if not rows:
         return
     clocks = {row.clock for row in rows}
-    sheet.heading("EXPOSED COMMUNICATION", _CLOCKS[clocks.pop() if len(clocks) == 1 else "mixed"])
+    clock = _CLOCKS[clocks.pop() if len(clocks) == 1 else "mixed"]
+    sheet.heading("EXPOSED COMMUNICATION", clock + recorded_steps(report))
     steps = report.exposure.step_ns is not None
     several = len({row.group for row in rows}) > 1
     cells = [_cells(row, several, steps) for row in rows]

@@ -7,9 +7,9 @@ from wanhook.analysis.kernel_windows import KernelWindow
 from wanhook.report.build import Report
 from wanhook.report.collective_section import group_title
 from wanhook.report.sheet import Sheet
-from wanhook.report.text import ms, ranks_named
+from wanhook.report.text import gb_per_s, ms, ranks_named, span
 
-COLUMNS = ["op and role", "calls", "mean", "p50", "p95", "max", "first"]
+COLUMNS = ["op and role", "calls\na rank", "mean", "p50", "p95", "max", "first", "algbw\nGB/s", "busbw\nGB/s"]
 
 
 def write_kernels(sheet: Sheet, report: Report) -> None:
@@ -36,7 +36,9 @@ def _write_table(sheet: Sheet, rows: list[CollectiveRow]) -> None:
             styles.append("dim")
         time = row.kernel
         times = [time.mean_ns, time.p50_ns, time.p95_ns, time.max_ns, time.first_ns]
-        cells.append([f"  {row.op} {row.role}".rstrip(), str(time.count), *map(ms, times)])
+        rates = [gb_per_s(row.kernel_algbw_bytes_per_s), gb_per_s(row.kernel_busbw_bytes_per_s)]
+        calls = span(row.kernel_calls_by_rank.values())
+        cells.append([f"  {row.op} {row.role}".rstrip(), calls, *map(ms, times), *rates])
         styles.append("")
     sheet.table(COLUMNS, cells, styles)
 

@@ -7,6 +7,7 @@ from wanhook.analysis.memory_by_scope import ScopeMemory
 from wanhook.analysis.memory_owners import Owner, Source
 from wanhook.report.build import Report
 from wanhook.report.memory_details import write_details
+from wanhook.report.perturbation_lines import recorded_steps
 from wanhook.report.sheet import Sheet
 from wanhook.report.text import NOTHING, mib, on_ranks, percent, rank_cell, ranks_named, seconds, source_text
 
@@ -20,7 +21,8 @@ def write_memory(sheet: Sheet, report: Report, show_all: bool, details: bool = F
         return
     on_gpu = any(state.reserved_peak for state in report.memory)
     on_device = "allocated: bytes of live blocks; reserved: bytes in segments; slack: the difference"
-    sheet.heading("MEMORY", "MiB; " + (on_device if on_gpu else "allocated: bytes of live CPU tensors"))
+    about = "MiB; " + (on_device if on_gpu else "allocated: bytes of live CPU tensors")
+    sheet.heading("MEMORY", about + recorded_steps(report))
     largest = sorted(report.memory, key=_peak, reverse=True)
     shown = report.memory if show_all or len(largest) <= MAX_RANKS else largest[:MAX_RANKS]
     _write_ranks(sheet, shown, on_gpu)
@@ -55,7 +57,7 @@ def _write_ranks(sheet: Sheet, states: list[DeviceMemory], on_gpu: bool) -> None
     for state in states:
         name = rank_cell(state.rank, state.device if several else None)
         base = state.base.moment.allocated_bytes if state.base else None
-        sizes = [_allocated(state), base, state.end.allocated_bytes]
+        sizes = [_allocated(state), base, state.end.allocated_bytes if state.end_known else None]
         if on_gpu:
             use = state.device_use
             sizes = [*_at_reserved_peak(state), *sizes, state.deferred.peak_bytes if state.deferred else 0]

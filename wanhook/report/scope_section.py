@@ -5,6 +5,7 @@ from __future__ import annotations
 from wanhook.analysis.ranks import RANKS_DIFFER, largest, mean_total
 from wanhook.analysis.scopes import ScopeRow
 from wanhook.report.build import Report
+from wanhook.report.perturbation_lines import recorded_steps
 from wanhook.report.sheet import Sheet
 from wanhook.report.text import NOTHING, ms, percent, rank_list, span
 
@@ -22,7 +23,8 @@ def write_scopes(sheet: Sheet, report: Report, show_all: bool) -> None:
     ranks = {rank for row in report.scopes for rank in row.occurrences}
     clocks = {row.clock for row in report.scopes if row.clock}
     clock = _CLOCKS[clocks.pop() if len(clocks) == 1 else "mixed"]
-    sheet.heading("SCOPES", f"{clock}, ms; mean, percentiles and max leave out first occurrences")
+    about = f"{clock}, ms; mean, percentiles and max leave out first occurrences"
+    sheet.heading("SCOPES", about + recorded_steps(report))
     shown = report.scopes if show_all else _with_most_time(report.scopes)
     on_host = all(row.clock in ("host", None) for row in report.scopes)
     columns = ["scope", "count\na rank", "total\na rank", "mean", "p50", "p95", "max", "first"]
@@ -77,6 +79,7 @@ def _write_notes(sheet: Sheet, rows: list[ScopeRow]) -> None:
         on_host = sum(row.occurrences.values()) - row.time.count - row.open - row.unresolved
         parts = [(row.open, "still open"), (row.unresolved, "without their GPU time")]
         parts += [(on_host, "timed on the host only"), (row.failed, "left by an exception")]
+        parts += [(row.muted, f"of {sum(row.occurrences.values())} muted: what they hold has no rows here")]
         said = ", ".join(f"{count} {what}" for count, what in parts if count > 0)
         outer = row.path.rpartition("/")[0]
         if notes.get(outer) == said:

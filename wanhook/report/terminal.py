@@ -131,7 +131,7 @@ def _write_health(sheet: Sheet, report: Report, show_all: bool) -> None:
             rest = ranks_named(rank for problem in problems[len(cut) :] for rank in problem.ranks)
             sheet.line(f"  The like holds for {rest}.")
     sheet.line(_reassurance(report))
-    write_perturbations(sheet, report.perturbations)
+    write_perturbations(sheet, report.perturbations, report.unchecked)
     write_check(sheet, report.memory)
 
 
