@@ -37,10 +37,28 @@ class Comparison:
         """Why this comparison does not show that recording disturbs nothing; empty when it does show that."""
         found = [f"{item.test}: {item.verdict()} {item.outcomes}" for item in self.differences if item.disturbs()]
         found += [f"cannot be loaded: {error}" for error in {self.bare.error, self.recorded.error} - {""}]
+        if self.bare.done and not self.recorded.done:
+            found.append(f"came to its end without recording only (with it, ended {self.ended[1]})")
         if self.compared() and not self.traces.with_collectives:
             found.append("no collective was recorded in any test")
         found += [f"a recording cannot be read: {name}" for name in self.traces.unreadable]
         return found
+
+
+def from_json(values: dict) -> Comparison:
+    """What report.as_json() wrote."""
+    return Comparison(
+        program=Program(values["program"]["name"], tuple(values["program"]["shard"]), values["program"]["only"]),
+        bare=Outcomes(**values["bare"]),
+        recorded=Outcomes(**values["recorded"]),
+        traces=Recorded(**values["traces"]),
+        ended=tuple(values["ended"]),
+        differences=[
+            Difference(item["test"], tuple(item["outcomes"]), tuple(tuple(side) for side in item["alone"]))
+            for item in values["differences"]
+        ],
+        missing=values["missing"],
+    )
 
 
 def compare(program: Program, run: Callable[..., dict]) -> Comparison:

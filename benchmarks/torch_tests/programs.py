@@ -19,6 +19,7 @@ WHEEL = "wheel"
 _WHEEL_MODULE = "benchmarks.torch_tests.wheel_distributed"
 _PARTS = "barrier", "test_dir", "init_dir"  # of TEMP_DIR, where the wheel's tests expect them
 _PATIENCE = 10  # seconds that a program may take to end once it was told to
+_running: set[subprocess.Popen] = set()
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def run(program: Program, variant: str, place: Place, gpus: str | None, leave_ou
             env=_environment(program, variant, place, folder, gpus),
             cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+        _running.add(process)
         ended = _wait(process, place.limit)
     found = {"outcomes": outcomes.read_lines(lines.read_text()), "ended": ended}
     if variant == RECORDED:
@@ -126,8 +128,18 @@ def _wait(process: subprocess.Popen, limit: float) -> str:
     except subprocess.TimeoutExpired:
         return f"after {limit:.0f} s by us"
     finally:  # ranks that outlive their test would hold its GPUs
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        _end(process)
+        _running.discard(process)
         with suppress(subprocess.TimeoutExpired):
             process.wait(_PATIENCE)
 
+
+def _end(process: subprocess.Popen) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def end_all() -> None:
+    """Ends every program that is running, with its ranks."""
+    for process in list(_running):
+        _end(process)

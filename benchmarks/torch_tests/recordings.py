@@ -58,4 +58,3 @@ def _names(trace, scope: str) -> set[str]:
     strings = list(trace.strings)
     rows = [row for row in trace.scopes if strings[row["name"]] == scope]
     return {str(trace.scope_args[row["id"]].get("test")) for row in rows}
-

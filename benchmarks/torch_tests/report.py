@@ -23,14 +23,14 @@ def as_json(found: Comparison) -> dict:
     }
 
 
-def render(machine: dict, command: str, comparisons: list[Comparison], waiting: Iterable[str]) -> str:
-    """``waiting``: programs that were not run, or not yet."""
+def render(runs: list[dict], comparisons: list[Comparison], waiting: Iterable[str]) -> str:
+    """``runs``: command and machine of each run that the comparisons come from; ``waiting``: programs that were not
+    run, or not yet."""
     rows = [summary(found) for found in comparisons]
     total = ["all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])] if rows else []
     parts = [
         "# PyTorch's own distributed tests, without and with WANHOOK=1",
-        f"`{command}`",
-        _table(["", ""], [[name, value] for name, value in machine.items() if value is not None]),
+        *(_origin(run) for run in runs),
         "Each program ran twice. *run* counts tests that ran to their end both times and were skipped neither time; "
         "*passed* and *failed* are the outcomes without recording, and *differ* counts tests whose outcome was another "
         "one with it.",
@@ -43,9 +43,20 @@ def render(machine: dict, command: str, comparisons: list[Comparison], waiting: 
     return "\n\n".join(parts) + "\n"
 
 
+def _origin(run: dict) -> str:
+    facts = [f"{name} {value}" for name, value in run["machine"].items() if value is not None]
+    return f"`{run['command']}`: {', '.join(facts)}."
+
+
 def _differences(comparisons: list[Comparison]) -> list[str]:
     rows = [
-        [found.program, short(item.test), *item.outcomes, *(" ".join(side) or "–" for side in item.alone), item.verdict()]
+        [
+            found.program,
+            short(item.test),
+            *item.outcomes,
+            *(" ".join(side) or "–" for side in item.alone),
+            item.verdict(),
+        ]
         for found in comparisons
         for item in found.differences
     ]
@@ -67,7 +78,7 @@ def _failed(comparisons: list[Comparison]) -> list[str]:
 def _rest(comparisons: list[Comparison], waiting: list[str]) -> list[str]:
     lines = [f"- {found.program}: {sentence}" for found in comparisons for sentence in found.complaints()]
     lines += [
-        f"- {found.program}: {len(found.missing)} tests were reached by one variant only (ended {' and '.join(found.ended)})"
+        f"- {found.program}: {len(found.missing)} tests were reached once only (ended {' and '.join(found.ended)})"
         for found in comparisons
         if found.missing
     ]

@@ -21,7 +21,10 @@ from pathlib import Path
 
 SCOPE = "torch_test"
 # Names that a later torch spelled otherwise: test programs of an older one import them.
-_RENAMED = {"MultiProcContinousTest": "MultiProcContinuousTest"}
+_RENAMED = (
+    ("common_distributed", "MultiProcContinousTest", "MultiProcContinuousTest"),
+    ("common_fsdp", "test_compiled_fsdp", "compiled_fsdp_test"),
+)
 
 
 class LineResult(unittest.TestResult):
@@ -80,9 +83,10 @@ class LineResult(unittest.TestResult):
 
 
 def put_scopes_around_tests() -> None:
-    """In a rank's process: each test of torch's runs in a scope from here on."""
-    import wanhook
+    """Each test of torch's runs in a scope from here on, in each process and thread that is a rank."""
     from torch.testing._internal import common_distributed
+
+    import wanhook
 
     def scoped(original):
         @functools.wraps(original)
@@ -92,24 +96,24 @@ def put_scopes_around_tests() -> None:
 
         return run_in_scope
 
-    processes = common_distributed.MultiProcessTestCase
+    processes, threads = common_distributed.MultiProcessTestCase, common_distributed.MultiThreadedTestCase
     processes.run_test = scoped(processes.run_test)
+    threads.run_test_with_threaded_pg = scoped(threads.run_test_with_threaded_pg)
     continuous = getattr(common_distributed, "MultiProcContinuousTest", None)
     if continuous is not None:
         continuous._run_test_given_id = classmethod(scoped(continuous._run_test_given_id.__func__))
 
 
 def _bear_old_names() -> None:
-    from torch.testing._internal import common_distributed
-
-    for old, new in _RENAMED.items():
-        if not hasattr(common_distributed, old) and hasattr(common_distributed, new):
-            setattr(common_distributed, old, getattr(common_distributed, new))
+    for module, old, new in _RENAMED:
+        holder = importlib.import_module(f"torch.testing._internal.{module}")
+        if not hasattr(holder, old) and hasattr(holder, new):
+            setattr(holder, old, getattr(holder, new))
 
 
 def chosen_tests(suite: unittest.TestSuite, only: str, shard: tuple[int, int], leave_out: set[str]) -> list:
-    """Every ``shard[1]``-th test of those that match, from the ``shard[0]``-th on; then less those to leave out, so that
-    what is left out moves no test to another shard."""
+    """Every ``shard[1]``-th test of those that match, from the ``shard[0]``-th on, less those to leave out: what is
+    left out moves no test to another shard."""
     matching = [test for test in _flat(suite) if re.search(only, test.id())]
     return [test for test in matching[shard[0] :: shard[1]] if test.id() not in leave_out]
 
@@ -162,12 +166,11 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__mp_main__":  # a rank's process, which has no other mark yet at this moment
+if __name__ in ("__main__", "__mp_main__"):  # the latter: a rank's process
     _bear_old_names()
     if os.environ.get("WANHOOK") == "1":
         put_scopes_around_tests()
 if __name__ == "__main__":
-    _bear_old_names()
     code = main()
     sys.stdout.flush()
     os._exit(code)  # a test may have left threads or processes that an orderly exit would wait for
