@@ -56,7 +56,7 @@ class Ledger:
         known = {found.program for found in self.comparisons}
         self.waiting = [program for program in wanted if program not in known]
         if self.waiting:
-            command = " ".join(["python -m benchmarks.torch_tests", *sys.argv[1:]])
+            command = " ".join(["python -m benchmarks.torch_tests", *map(_without_folders, sys.argv[1:])])
             self._runs.append({"command": command, "machine": machine.describe()})
         self._write()
 
@@ -105,6 +105,11 @@ def _line(found: Comparison) -> str:
     ran, complaints = len(found.compared()), found.complaints()
     told = "; ".join(complaints) if complaints else f"{len(found.traces.with_collectives)} with recorded collectives"
     return f"{found.program}: {ran} tests run, {len(found.differences)} differ, {told}"
+
+
+def _without_folders(word: str) -> str:
+    """Results are kept, and where a machine had its files is of no use to anybody."""
+    return Path(word).name if word.startswith("/") else word
 
 
 def _leave(number: int, _frame) -> None:

@@ -6,7 +6,9 @@ import unittest
 
 import pytest
 
+from benchmarks import machine
 from benchmarks.torch_tests import comparison, report
+from benchmarks.torch_tests.__main__ import Ledger
 from benchmarks.torch_tests.outcomes import (
     BARE,
     FAILED,
@@ -230,3 +232,18 @@ def test_the_report_counts_and_lists_differences():
     values = json.loads(json.dumps(report.as_json(found)))
     assert values["verdicts"] == {"m.T.a": "disturbed"}
     assert comparison.from_json(values) == found
+
+
+def test_results_are_on_disk_after_each_program_and_later_runs_add_to_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "describe", lambda: {"cores": 2})
+    first, second = Program("p.py"), Program("q.py", (0, 1), "DDP")
+    run = Runs(TRACED, bare=[{"m.T.a": PASSED}], recorded=[{"m.T.a": PASSED}])
+    ledger = Ledger(tmp_path / "one", [first, second], [])
+    ledger.add(comparison.compare(second, run))
+    assert "- p.py: not run" in (tmp_path / "one" / "results.md").read_text()
+    later = Ledger(tmp_path / "two", [first, second], [tmp_path / "one" / "results.json"])
+    assert later.waiting == [first]
+    later.add(comparison.compare(first, run))
+    assert [found.program for found in later.comparisons] == [first, second]
+    assert "| all | 2 | 2 | 0 |" in (tmp_path / "two" / "results.md").read_text()
+    assert Ledger(tmp_path / "three", [first], [tmp_path / "two" / "results.json"]).waiting == []
