@@ -176,9 +176,8 @@ def _row(key: _Key, ops: list[str], table: np.ndarray) -> CollectiveRow:
         members=int(table["tensors"][groups].sum()),
         untimed=int((~timed).sum()),
         untimed_why=why,
-        kernel_bounds=bounds_of(table[timed & table["gpu"
-
-rict=True))
+        kernel_bounds=bounds_of(table[timed & table["gpu"]]),
+    )
 
 
 def _busbw(algbw: float | None, op: Operation, group: GroupClass) -> float | None:
