@@ -3,8 +3,22 @@
 import pytest
 
 from programs import PROGRAMS
-from wan_runs import BLOCK, FORWARDS, LAYERS, MADE, REQUESTS, SHARDED, STEP, STEPS, T5_LAYERS
-from wan_runs import counted, gathered, launch, points, roles
+from wan_runs import (
+    BLOCK,
+    FORWARDS,
+    LAYERS,
+    MADE,
+    REQUESTS,
+    SHARDED,
+    STEP,
+    STEPS,
+    T5_LAYERS,
+    counted,
+    gathered,
+    launch,
+    points,
+    roles,
+)
 from wanhook.analysis.inference import inference_records
 from wanhook.integrations.wan.points import POINTS
 
@@ -69,8 +83,8 @@ def around_the_steps(root: str, task: str) -> dict[str, int]:
 
 
 def moves(root: str, task: str) -> dict[str, int]:
-    """An offload for each time that a model is elsewhere. The text encoder is left on the CPU by loading where it is not
-    sharded, everything else on the GPU."""
+    """An offload for each time that a model is elsewhere. Loading leaves the text encoder on the CPU where it is not
+    sharded, and everything else on the GPU."""
     asked = REQUESTS[root, task]
     if "--offload_model" not in asked:
         return {}

@@ -6,7 +6,7 @@ import runpy
 import sys
 from pathlib import Path
 
-import torch  # noqa: F401 - before the integration, which torch loads by itself
+import torch
 
 import wanhook
 from wanhook.integrations.wan import wrapping

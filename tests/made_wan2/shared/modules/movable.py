@@ -5,8 +5,8 @@ GPU = torch.device("meta")
 
 
 class Movable:
-    """A model that moves between the CPU and a GPU that is not there. What moves is its first parameter, which is empty:
-    the weights stay where they can be computed with."""
+    """A model that moves between the CPU and a GPU that is not there. What moves is its first parameter, which is
+    empty: the weights stay where they can be computed with."""
 
     def __init__(self):
         super().__init__()

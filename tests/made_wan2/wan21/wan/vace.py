@@ -69,7 +69,7 @@ class WanVaceMP(WanVace):
 
     @torch.no_grad()
     def serve(self, item, out_queue):
-        input_prompt, frames, shift, sample_solver, sampling_steps, seed, offload_model = item
+        input_prompt, frames, shift, sample_solver, sampling_steps, seed = item
         cond, uncond = self.text_encoder([input_prompt], "cpu"), self.text_encoder(["no"], "cpu")
         latents = [self.noise(seed)[0] + self.vae.encode([frames])[0]]
         solver, timesteps = self.solver(sample_solver, sampling_steps, shift)
@@ -83,7 +83,7 @@ class WanVaceMP(WanVace):
         self, input_prompt, frames, size=(8, 8), frame_num=2, shift=5.0, sample_solver="unipc", sampling_steps=4,
         seed=-1, offload_model=True,
     ):  # fmt: skip
-        item = (input_prompt, frames, shift, sample_solver, sampling_steps, seed, offload_model)
+        item = (input_prompt, frames, shift, sample_solver, sampling_steps, seed)
         for queue in self.in_queues:
             queue.put(item)
         return self.out_queue.get()
