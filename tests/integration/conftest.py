@@ -3,6 +3,7 @@
 import pytest
 
 from native_programs import compile_program
+from wan_runs import marked
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +18,17 @@ def native_program(tmp_path_factory):
         return programs[name]
 
     return program
+
+
+@pytest.fixture(scope="session")
+def wan_request(tmp_path_factory):
+    """wan_request(root, task): how the request of wan_runs.REQUESTS ran on two ranks, once a session."""
+    directory = tmp_path_factory.mktemp("wan")
+    ran = {}
+
+    def request(root: str, task: str):
+        if (root, task) not in ran:
+            ran[root, task] = marked(root, task, directory / f"{root}-{task}")
+        return ran[root, task]
+
+    return request

@@ -1,26 +1,16 @@
 """The integration with Wan, on stand-ins of both generations (tests/made_wan2) and two gloo ranks."""
 
-import re
-import subprocess
-import sys
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-import torch
 
-from programs import ROOT, environment
+from programs import ROOT
+from wan_runs import BLOCK, FORWARDS, LAYERS, STEP, STEPS, T5_LAYERS, Ran, counted, gathered, generate, told
 from wanhook.analysis.inference import inference_records
 from wanhook.analysis.memory import memory_of
-from wanhook.tracefile.model import Run, load
 
-MADE = ROOT / "tests" / "made_wan2"
-STEPS, FORWARDS, LAYERS, T5_LAYERS = 4, 8, 3, 2
 GENERATIONS = {"wan21": ("t2v-14B", 1), "wan22": ("t2v-A14B", 2)}  # root: its task, models
 ONLY_RANK_0 = {"request/vae_decode", "save"}
-STEP = "request/denoise/denoise_step"
-BLOCK = f"{STEP}/dit_forward/block"
 EACH_BLOCK = FORWARDS * LAYERS
 OP_SCOPES = {
     f"{BLOCK}/self_attn": EACH_BLOCK,
@@ -56,49 +46,6 @@ def stages(generation: str) -> dict[str, int]:
     }
     # Wan2.1 ends without a barrier.
     return found | ({configured: 2, f"{STEP}/expert_switch": 1, "barrier_wait": 1} if second else {})
-
-
-def counted(trace) -> dict[str, int]:
-    return dict(Counter(trace.paths[path] for path in trace.scopes["path"]))
-
-
-def told(trace, path: str) -> list[dict]:
-    """The arguments of the scopes with this path, in order."""
-    return [trace.scope_args.get(int(scope["id"]), {}) for scope in trace.scopes if trace.paths[scope["path"]] == path]
-
-
-@dataclass
-class Ran:
-    returncode: int
-    output: str
-    errors: str
-    directory: Path
-
-    def lines(self) -> list[str]:
-        """What Wan itself said, times and rates masked; two ranks' progress bars mix as they will."""
-        told = (self.output + self.errors).splitlines()
-        return sorted(re.sub(r"\d{4}-\d\d-\d\d [\d:,.]+", "TIME", line) for line in told if "INFO" in line)
-
-    def result(self, name: str) -> bytes:
-        return torch.load(self.directory / name).numpy().tobytes()
-
-    def run(self) -> Run:
-        return load(self.directory / "run")
-
-
-def generate(root: str, directory: Path, *arguments: str, ranks: int = 2, record: bool = True, **changes: str) -> Ran:
-    directory.mkdir()
-    command = [sys.executable, str(MADE / root / "generate.py"), "--sample_steps", str(STEPS), *arguments]
-    if ranks > 1:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-        sharded = ["--ulysses_size", str(ranks), "--dit_fsdp", "--t5_fsdp"]
-        command = [sys.executable, *torchrun, *command[1:], *sharded]
-    if record:
-        command = [sys.executable, "-m", "wanhook", "run", "--out", "run", "--no-report", "--", *command]
-    ended = subprocess.run(
-        command, cwd=directory, env=environment(**changes), capture_output=True, text=True, timeout=240, check=False
-    )
-    return Ran(ended.returncode, ended.stdout, ended.stderr, directory)
 
 
 @pytest.fixture(scope="module", params=sorted(GENERATIONS))
@@ -140,18 +87,15 @@ def test_collectives_have_their_roles(both):
 
 
 def test_weights_are_gathered_by_unit(both):
-    """Both experts are WanModels: each block's unit is gathered once a forward, the root once a model."""
+    """Both experts are WanModels: their units have the same names."""
     generation, recorded, _ = both
     for trace in recorded.run():
-        calls = trace.collectives
-        names = [(trace.strings[row["op"]], trace.strings[row["role"]], trace.strings[row["unit"]]) for row in calls]
-        units = Counter(unit for op, role, unit in names if role == "fsdp" and "allgather" in op)
-        encoder = {unit for unit in units if unit.split()[0] == "T5Encoder"}
-        assert {"T5Encoder", "T5Encoder blocks.0"} <= encoder
-        blocks = {f"WanModel blocks.{number}": FORWARDS for number in range(LAYERS)}
-        wanted = {"WanModel": 2 if generation == "wan22" else 1, **blocks}
-        assert {unit: count for unit, count in units.items() if unit not in encoder} == wanted
-        assert {unit for _, role, unit in names if role != "fsdp"} == {""}
+        assert gathered(trace) == {
+            **{f"WanModel blocks.{number}": FORWARDS for number in range(LAYERS)},
+            "WanModel": GENERATIONS[generation][1],
+            **{f"T5Encoder blocks.{number}": 2 for number in range(T5_LAYERS)},
+            "T5Encoder": 1,
+        }
 
 
 def test_scopes_say_what_they_are(both):
@@ -194,47 +138,6 @@ def test_what_a_level_leaves_out_is_not_recorded(tmp_path, level):
     assert there[STEP] == STEPS
     assert there.get(BLOCK, 0) == (EACH_BLOCK if level == "block" else 0)
     assert not there.keys() & OP_SCOPES.keys()
-
-
-def pipeline_paths(ran: Ran) -> dict[str, int]:
-    assert ran.returncode == 0, ran.errors
-    (trace,) = ran.run().traces
-    assert trace.meta.get("notes", []) == []
-    return counted(trace)
-
-
-@pytest.mark.parametrize("task", ["i2v-14B", "flf2v-14B", "vace-14B"])
-def test_other_pipelines_of_wan21(tmp_path, task):
-    there = pipeline_paths(generate("wan21", tmp_path / "run", "--task", task, ranks=1))
-    assert (there["load"], there["request"], there["request/denoise"], there[STEP]) == (1, 1, 1, STEPS)
-    assert there["load/load_t5"] == there["load/load_vae"] == there["load/load_dit"] == 1
-    assert there["request/vae_encode"] == there["request/vae_decode"] == there["save"] == 1
-    assert there[BLOCK] == there[f"{BLOCK}/ffn"] == there[f"{BLOCK}/cross_attn"] == EACH_BLOCK
-    images = task != "vace-14B"
-    assert there.get("load/load_clip", 0) == there.get("request/clip_encode", 0) == images
-    assert there[f"{BLOCK}/cross_attn/attn_kernel"] == EACH_BLOCK * (1 + images)
-    assert there.get(f"{STEP}/dit_forward/vace_block", 0) == (0 if images else FORWARDS * 2)
-
-
-@pytest.mark.parametrize("task", ["i2v-A14B", "ti2v-5B", "s2v-14B", "animate-14B"])
-def test_other_pipelines_of_wan22(tmp_path, task):
-    there = pipeline_paths(generate("wan22", tmp_path / "run", "--task", task, ranks=1))
-    clips = 2 if task == "s2v-14B" else 1
-    forwards = FORWARDS if "2v" in task and clips == 1 else STEPS * clips  # no guidance for speech and animation
-    assert (there["load"], there["request"], there["request/denoise"]) == (1, 1, clips)
-    assert (there[STEP], there[f"{STEP}/dit_forward"]) == (STEPS * clips, forwards)
-    experts = 2 if task == "i2v-A14B" else 1
-    assert there["load/load_dit"] == there["load/configure"] == experts
-    assert there.get(f"{STEP}/expert_switch", 0) == experts - 1
-    assert there[BLOCK] == there[f"{BLOCK}/ffn"] == there[f"{BLOCK}/cross_attn"] == forwards * LAYERS
-    assert there[f"{BLOCK}/self_attn/attn_kernel"] == forwards * LAYERS
-    assert there["request/vae_encode"] == (2 if task in ("ti2v-5B", "s2v-14B") else 1)
-    assert there["request/vae_decode"] == 1
-    assert there["save"] == (2 if task == "s2v-14B" else 1)
-    if task == "animate-14B":
-        assert there["load/load_clip"] == there["request/clip_encode"] == 1
-    if task == "s2v-14B":
-        assert there[f"{STEP}/dit_forward/cross_attn"] == forwards
 
 
 @pytest.mark.parametrize("how", ["exception", "kill"])

@@ -22,6 +22,10 @@ def test_attach_detach_attach(tmp_path, root, when):
     assert wanted <= set(changed)
     copies = {"wan21": "wan.modules.model.flash_attention", "wan22": "wan.distributed.ulysses.all_to_all"}
     assert {copies[root], "torch.distributed.barrier", "wan.text2video.shard_model"} <= set(changed)
+    group, flat = "torch.distributed.distributed_c10d.ProcessGroup", "torch.distributed.fsdp._runtime_utils"
+    of_the_recorder = {f"{group}._start_coalescing", f"{group}._end_coalescing"}
+    of_the_recorder |= {"torch.distributed.distributed_c10d._coalescing_manager", f"{flat}._unshard"}
+    assert of_the_recorder <= set(changed)
 
 
 def test_torch_compile_sees_through_it(tmp_path):

@@ -1,4 +1,4 @@
-"""Parts of the Wan integration that the stand-ins cannot show on the CPU: moves, and timesteps that are on a GPU.
+"""Parts of the Wan integration one by one: which moves are recorded, and timesteps that are on a GPU.
 
 The meta device stands for the GPU: a tensor there has no value to ask for either.
 """

@@ -4,5 +4,6 @@
 both have alike lies in `shared/`, which their packages add to their paths. Quirks that are copied on purpose: forwards
 bound to instances with MethodType under sequence parallelism, names copied at import, progress loops over
 tqdm(timesteps), cross attentions that inherit from self attentions, a VAE that swallows TypeErrors,
-logging.basicConfig, and torch.cuda.current_device() as a default argument.
+logging.basicConfig, torch.cuda.current_device() as a default argument, models that are moved away between their uses
+(the meta device stands for the GPU), and a pipeline that has processes of its own.
 """

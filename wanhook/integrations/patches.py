@@ -30,11 +30,12 @@ class Patches:
         self._replaced.append((owner, name, before, now))
         return original, now
 
-    def replace_function(self, owner: object, name: str, wrap: Callable) -> None:
+    def replace_function(self, owner: object, name: str, wrap: Callable) -> tuple[object, object]:
         """replace(), for a function that others import by name: see sweep()."""
         original, now = self.replace(owner, name, wrap)
         self._copied[id(now)] = (now, original)
         self._new[id(original)] = (original, now)
+        return original, now
 
     def sweep(self, needed: bool) -> None:
         """Exchanges the copies of all functions since the last sweep; where they cannot have been copied yet, that is

@@ -1,13 +1,13 @@
-"""Attaches to a stand-in for Wan, detaches and attaches again, and compares every attribute: ROOT late|early."""
+"""Attaches to a stand-in for Wan, detaches and attaches again, and compares every attribute: ROOT late|early.
+
+What the recorder itself wraps in torch.distributed, and the integration with FSDP, come and go with it.
+"""
 
 import sys
 from types import ModuleType
 
 import torch
 import torch.distributed.fsdp
-
-import wanhook.recording  # changes torch.distributed by itself, for good
-from wanhook.integrations import wan as integration
 
 _PACKAGES = ("wan", "xfuser", "yunchang", "torch.distributed", "__main__")
 
@@ -37,6 +37,31 @@ def difference(before: dict, after: dict) -> set[str]:
     return {".".join(key) for key in ours if not key[1].startswith("__") or key[1] in ("__call__", "__init__")}
 
 
+untouched = attributes()
+
+import wanhook.recording
+from wanhook.integrations import coalescing, fsdp
+from wanhook.integrations import wan as integration
+
+_TOGETHER = (coalescing, fsdp, integration)
+
+
+def attach() -> None:
+    for one in _TOGETHER:
+        one.install()
+
+
+def detach() -> None:
+    for one in _TOGETHER:
+        one.uninstall()
+
+
+def since_the_beginning() -> set[str]:
+    """What differs of all that torch.distributed had before the recorder was loaded."""
+    now = attributes()
+    return difference(untouched, {key: now.get(key) for key in untouched})
+
+
 def import_everything() -> None:
     import wan
     import wan.utils.utils
@@ -63,35 +88,40 @@ def instance_attributes(pipeline) -> set[tuple[str, str]]:
 def main() -> None:
     sys.path.insert(0, sys.argv[1])
     late = sys.argv[2] == "late"
+    wrapped_at_once = since_the_beginning()
+    detach()
+    assert since_the_beginning() == set(), since_the_beginning()
     if not late:
-        integration.install()
+        attach()
     import_everything()
     if late:
         from wan.modules.attention import flash_attention as copied
 
         globals()["copied"] = copied
         bare = attributes()
-        integration.install()
+        attach()
     attached = attributes()
     assert integration.missing() == [], integration.missing()
     pipeline = request()
     latents = pipeline.last_latents
     marked = instance_attributes(pipeline)
-    integration.uninstall()
+    detach()
     detached = attributes()
     changed = difference(attached, detached)
     if late:
         assert difference(bare, detached) == set(), difference(bare, detached)
         assert "__main__.copied" in changed
+    assert wrapped_at_once <= changed, wrapped_at_once - changed
+    assert since_the_beginning() == set(), since_the_beginning()
     left = [key for key, value in detached.items() if "_wanhook_replaced" in getattr(value, "__dict__", {})]
     assert left == [], left
     assert all("_wanhook" not in key and key != "forward" for _, key in instance_attributes(pipeline))
     assert any("_wanhook" in key for _, key in marked)
-    integration.install()
+    attach()
     again = attributes()
     assert difference(detached, again) == changed, difference(detached, again) ^ changed
     assert torch.equal(request().last_latents, latents)
-    integration.uninstall()
+    detach()
     assert difference(detached, attributes()) == set()
     print("\n".join(sorted(changed)))
 

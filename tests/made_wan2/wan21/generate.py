@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 import wan
 from wan.configs import WAN_CONFIGS
-from wan.utils.utils import cache_video
+from wan.utils.utils import cache_image, cache_video
 
 
 def parse():
@@ -22,6 +22,9 @@ def parse():
     parser.add_argument("--ulysses_size", type=int, default=1)
     parser.add_argument("--dit_fsdp", action="store_true")
     parser.add_argument("--t5_fsdp", action="store_true")
+    parser.add_argument("--offload_model", action="store_true")
+    parser.add_argument("--sample_solver", choices=["unipc", "dpm++"], default="unipc")
+    parser.add_argument("--requests", type=int, default=1, help="as a server would have them")
     parser.add_argument("--prompt", default="two cats box")
     return parser.parse_args()
 
@@ -47,7 +50,7 @@ def main(args):
     logging.info(f"Generation job args: {args}")
     if dist.is_initialized():
         dist.broadcast_object_list([7] if rank == 0 else [None], src=0)
-    kinds = {"t2v": wan.WanT2V, "i2v": wan.WanI2V, "flf2v": wan.WanFLF2V, "vace": wan.WanVace}
+    kinds = {"t2v": wan.WanT2V, "t2i": wan.WanT2V, "i2v": wan.WanI2V, "flf2v": wan.WanFLF2V, "vace": wan.WanVace}
     kind = args.task.split("-")[0]
     pipeline = kinds[kind](
         config=WAN_CONFIGS[args.task], checkpoint_dir="checkpoint", rank=rank, t5_fsdp=args.t5_fsdp,
@@ -55,10 +58,17 @@ def main(args):
     )  # fmt: skip
     logging.info("Generating video ...")
     image = torch.linspace(-1, 1, 3 * 2 * 8 * 8).view(3, 2, 8, 8)
-    given = [args.prompt] + {"t2v": [], "i2v": [image], "flf2v": [image, image], "vace": [image]}[kind]
-    video = pipeline.generate(*given, sampling_steps=args.sample_steps, seed=7, offload_model=False)
+    given = [args.prompt] + {"t2v": [], "t2i": [], "i2v": [image], "flf2v": [image, image], "vace": [image]}[kind]
+    for _ in range(args.requests):
+        video = pipeline.generate(
+            *given, sample_solver=args.sample_solver, sampling_steps=args.sample_steps, seed=7,
+            offload_model=args.offload_model,
+        )  # fmt: skip
     torch.save(pipeline.last_latents, f"latents-{rank}.pt")
-    if rank == 0:
+    if rank == 0 and kind == "t2i":
+        logging.info(f"Saving generated image to {args.save_file}")
+        cache_image(tensor=video[:, :1][None], save_file=args.save_file)
+    elif rank == 0:
         logging.info(f"Saving generated video to {args.save_file}")
         cache_video(tensor=video[None], save_file=args.save_file, fps=16)
     logging.info("Finished.")

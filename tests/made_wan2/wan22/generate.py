@@ -12,7 +12,7 @@ import torch.distributed as dist
 import wan
 from wan.configs import WAN_CONFIGS
 from wan.distributed.util import init_distributed_group
-from wan.utils.utils import merge_video_audio, save_video
+from wan.utils.utils import merge_video_audio, save_image, save_video
 
 
 def parse():
@@ -23,6 +23,7 @@ def parse():
     parser.add_argument("--ulysses_size", type=int, default=1)
     parser.add_argument("--dit_fsdp", action="store_true")
     parser.add_argument("--t5_fsdp", action="store_true")
+    parser.add_argument("--offload_model", action="store_true")
     parser.add_argument("--break_with", help="a module to import first, which makes something fail")
     parser.add_argument("--prompt", default="two cats box")
     return parser.parse_args()
@@ -58,11 +59,14 @@ def main(args):
     image = torch.linspace(-1, 1, 3 * 2 * 8 * 8).view(3, 2, 8, 8)
     given = {"t2v": [args.prompt], "ti2v": [args.prompt, image], "i2v": [args.prompt, image],
              "s2v": [args.prompt, image], "animate": [image]}[kind]  # fmt: skip
-    video = pipeline.generate(*given, sampling_steps=args.sample_steps, seed=7, offload_model=False)
+    video = pipeline.generate(*given, sampling_steps=args.sample_steps, seed=7, offload_model=args.offload_model)
     torch.save(pipeline.last_latents, f"latents-{rank}.pt")
     if rank == 0:
         logging.info(f"Saving generated video to {args.save_file}")
-        save_video(tensor=video[None], save_file=args.save_file, fps=16)
+        if args.save_file.endswith(".png"):  # for others to call: Wan2.2's own generate.py makes no images
+            save_image(tensor=video[:, :1][None], save_file=args.save_file)
+        else:
+            save_video(tensor=video[None], save_file=args.save_file, fps=16)
         if kind == "s2v":
             merge_video_audio(video_path=args.save_file, audio_path="talk.wav")
     if dist.is_initialized():

@@ -4,8 +4,10 @@ import logging
 
 import torch
 
+from .movable import Movable
 
-class ModelMixin:
+
+class ModelMixin(Movable):
     @classmethod
     def from_pretrained(cls, folder, subfolder=None, **arguments):
         seed = sum(f"{folder}{subfolder}".encode())

@@ -3,12 +3,14 @@ import logging
 import torch
 import torch.nn as nn
 
+from .movable import Movable
+
 __all__ = ["T5EncoderModel"]
 
 _DEVICE = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
 
 
-class T5Encoder(nn.Module):
+class T5Encoder(Movable, nn.Module):
     def __init__(self, dim=32, layers=2):
         super().__init__()
         self.embedding = nn.Embedding(256, dim)

@@ -1,12 +1,12 @@
-from .fm_solvers_unipc import FlowUniPCMultistepScheduler
+from .flow import Flow
 
 
-class FlowDPMSolverMultistepScheduler(FlowUniPCMultistepScheduler):
+class FlowDPMSolverMultistepScheduler(Flow):
     def set_timesteps(self, steps=None, device=None, sigmas=None):
-        super().set_timesteps(len(sigmas), device)
+        self.begin(len(sigmas), device, 1.0)
 
     def step(self, prediction, timestep, sample, return_dict=True, generator=None):
-        return super().step(prediction, timestep, sample)
+        return self.moved(prediction, sample)
 
 
 def get_sampling_sigmas(steps, shift):

@@ -6,14 +6,14 @@ from tqdm import tqdm
 from .distributed.fsdp import shard_model
 from .modules.clip import CLIPModel
 from .modules.model import WanModel
-from .parts import Parts
+from .parts import GPU, Parts
 
 
 class WanI2V(Parts):
     def __init__(self, config, checkpoint_dir, rank=0, t5_fsdp=False, dit_fsdp=False, use_usp=False):
         shard_fn = partial(shard_model, device_id=0)
         self.begin(config, rank, shard_fn if t5_fsdp else None)
-        self.clip = CLIPModel()
+        self.clip = CLIPModel(device=GPU)
         self.model = self.configured(
             WanModel.from_pretrained(checkpoint_dir, model_type="i2v"), use_usp, dit_fsdp, shard_fn
         )
@@ -23,12 +23,14 @@ class WanI2V(Parts):
         self, input_prompt, img, size=(8, 8), frame_num=2, shift=5.0, sample_solver="unipc", sampling_steps=4, seed=-1,
         offload_model=True,
     ):  # fmt: skip
-        cond, uncond = self.encoded(input_prompt)
+        cond, uncond = self.encoded(input_prompt, offload_model)
         latents = self.noise(seed)
-        more = {}
+        self.clip.model.to(GPU)
         more = {"clip_fea": self.clip.visual([img])}
+        if offload_model:
+            self.clip.model.cpu()
         latents = [latents[0] + self.vae.encode([img])[0]]
         solver, timesteps = self.solver(sample_solver, sampling_steps, shift)
         for _, t in enumerate(tqdm(timesteps)):
             latents = self.stepped(solver, latents, t, cond, uncond, **more)
-        return self.finished(latents)
+        return self.finished(latents, offload_model)

@@ -19,10 +19,9 @@ class WanT2V(Parts):
         self, input_prompt, size=(8, 8), frame_num=2, shift=5.0, sample_solver="unipc", sampling_steps=4, seed=-1,
         offload_model=True,
     ):  # fmt: skip
-        cond, uncond = self.encoded(input_prompt)
+        cond, uncond = self.encoded(input_prompt, offload_model)
         latents = self.noise(seed)
-        more = {}
         solver, timesteps = self.solver(sample_solver, sampling_steps, shift)
         for _, t in enumerate(tqdm(timesteps)):
-            latents = self.stepped(solver, latents, t, cond, uncond, **more)
-        return self.finished(latents)
+            latents = self.stepped(solver, latents, t, cond, uncond)
+        return self.finished(latents, offload_model)

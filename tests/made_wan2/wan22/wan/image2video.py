@@ -25,14 +25,14 @@ class WanI2V(Parts):
         return self.configured(model, use_sp, dit_fsdp, shard_fn)
 
     def _prepare_model_for_timestep(self, t, boundary, offload_model):
-        return self.high_noise_model if t.item() >= boundary else self.low_noise_model
+        return self.chosen(t, boundary, offload_model)
 
     @torch.no_grad()
     def generate(
         self, input_prompt, img, max_area=64, frame_num=2, shift=5.0, sample_solver="unipc", sampling_steps=4, seed=-1,
         offload_model=True,
     ):  # fmt: skip
-        cond, uncond = self.encoded(input_prompt)
+        cond, uncond = self.encoded(input_prompt, offload_model)
         boundary = self.boundary * self.num_train_timesteps
         y = self.vae.encode([img.to(CPU)])[0]
         solver, timesteps = self.solver(sample_solver, sampling_steps, shift)
@@ -40,4 +40,7 @@ class WanI2V(Parts):
         for _, t in enumerate(tqdm(timesteps)):
             model = self._prepare_model_for_timestep(t, boundary, offload_model)
             latents = self.stepped(solver, model, latents, t, cond, uncond)
+        if offload_model:
+            self.low_noise_model.cpu()
+            self.high_noise_model.cpu()
         return self.finished(latents, self.vae.decode)

@@ -7,7 +7,7 @@ from .distributed.fsdp import shard_model
 from .modules.s2v.audio_encoder import AudioEncoder
 from .modules.s2v.model_s2v import WanModel_S2V
 from .modules.vae2_1 import Wan2_1_VAE
-from .parts import Parts
+from .parts import GPU, Parts
 
 
 class WanS2V(Parts):
@@ -33,15 +33,19 @@ class WanS2V(Parts):
         self, input_prompt, ref_image, num_repeat=2, shift=5.0, sample_solver="unipc", sampling_steps=4,
         guide_scale=1.0, seed=-1, offload_model=True,
     ):  # fmt: skip
-        cond, _ = self.encoded(input_prompt)
+        cond, _ = self.encoded(input_prompt, offload_model)
         audio, _ = self.encode_audio("speech.wav", infer_frames=2)
         self.load_pose_cond(None, num_repeat, infer_frames=2, size=(8, 8))
         out = []
         for clip in range(num_repeat):
             solver, timesteps = self.solver(sample_solver, sampling_steps, shift)
             latents = [self.noise(seed + clip)[0] + self.vae.encode([ref_image])[0]]
+            if offload_model or self.init_on_cpu:
+                self.model.to(GPU)
             for _, t in enumerate(tqdm(timesteps)):
                 moved = self.model(latents, t=torch.stack([t]), context=cond, seq_len=32, audio_input=audio)[0]
                 latents = [solver.step(moved, t, latents[0], return_dict=False)[0]]
+            if offload_model:
+                self.model.cpu()
             out.append(latents[0])
-        return self.finished([torch.cat(out, dim=1)], self.vae.decode)
+        return self.finished([torch.cat(out, dim=1)], self.vae.decode, everywhere=True)

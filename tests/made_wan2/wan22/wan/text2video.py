@@ -25,14 +25,14 @@ class WanT2V(Parts):
         return self.configured(model, use_sp, dit_fsdp, shard_fn)
 
     def _prepare_model_for_timestep(self, t, boundary, offload_model):
-        return self.high_noise_model if t.item() >= boundary else self.low_noise_model
+        return self.chosen(t, boundary, offload_model)
 
     @torch.no_grad()
     def generate(
         self, input_prompt, size=(8, 8), frame_num=2, shift=5.0, sample_solver="unipc", sampling_steps=4, seed=-1,
         offload_model=True,
     ):  # fmt: skip
-        cond, uncond = self.encoded(input_prompt)
+        cond, uncond = self.encoded(input_prompt, offload_model)
         boundary = self.boundary * self.num_train_timesteps
         solver, timesteps = self.solver(sample_solver, sampling_steps, shift)
         latents = self.noise(seed)

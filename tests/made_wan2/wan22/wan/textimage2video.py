@@ -6,7 +6,7 @@ from tqdm import tqdm
 from .distributed.fsdp import shard_model
 from .modules.model import WanModel
 from .modules.vae2_2 import Wan2_2_VAE
-from .parts import Parts
+from .parts import GPU, Parts
 
 
 class WanTI2V(Parts):
@@ -25,12 +25,16 @@ class WanTI2V(Parts):
         self, input_prompt, img=None, size=(8, 8), max_area=64, frame_num=2, shift=5.0, sample_solver="unipc",
         sampling_steps=4, guide_scale=5.0, seed=-1, offload_model=True,
     ):  # fmt: skip
-        cond, uncond = self.encoded(input_prompt)
+        cond, uncond = self.encoded(input_prompt, offload_model)
         assert self.vae.encode("no list") is None
         latents = self.noise(seed)
         if img is not None:
             latents = [latents[0] + self.vae.encode([img])[0]]
         solver, timesteps = self.solver(sample_solver, sampling_steps, shift)
+        if offload_model or self.init_on_cpu:
+            self.model.to(GPU)
         for _, t in enumerate(tqdm(timesteps)):
             latents = self.stepped(solver, self.model, latents, t, cond, uncond)
+        if offload_model:
+            self.model.cpu()
         return self.finished(latents, self.vae.decode)

@@ -1,6 +1,7 @@
 import torch
 import torch.nn as nn
 
+from ...distributed.util import gather_forward, get_rank, get_world_size
 from ..mixin import ModelMixin
 from ..model import WanModel, WanSelfAttention, flash_attention
 
@@ -27,6 +28,21 @@ class WanAnimateAttentionBlock(nn.Module):
         return x + self.ffn(x)
 
 
+class FaceBlock(nn.Module):
+    """Attends with a function of its own."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.q, self.o = nn.Linear(dim, dim), nn.Linear(dim, dim)
+
+    def forward(self, x, use_context_parallel=False):
+        q = self.q(x)
+        if use_context_parallel:
+            q = gather_forward(q.contiguous(), dim=1)
+        attn = self.o(nn.functional.scaled_dot_product_attention(q, q, q))
+        return torch.chunk(attn, get_world_size(), dim=1)[get_rank()] if use_context_parallel else attn
+
+
 class WanAnimateModel(ModelMixin, nn.Module):
     """No subclass of WanModel, as in Wan."""
 
@@ -37,10 +53,17 @@ class WanAnimateModel(ModelMixin, nn.Module):
         made = WanModel(dim, num_heads, block=WanAnimateAttentionBlock)
         for name, module in made.named_children():
             setattr(self, name, module)
+        self.face_adapter, self.use_context_parallel = FaceBlock(dim), False
 
     def forward(self, x, t, clip_fea, context, seq_len):
         x, kwargs, shape = self.embed(x, t, context)
         kwargs["context"] = torch.cat([kwargs["context"], clip_fea], dim=1)
-        for block in self.blocks:
+        if self.use_context_parallel:
+            x = torch.chunk(x, get_world_size(), dim=1)[get_rank()]
+        for index, block in enumerate(self.blocks):
             x = block(x, **kwargs)
+            if index == 1:
+                x = x + self.face_adapter(x, self.use_context_parallel)
+        if self.use_context_parallel:
+            x = gather_forward(x.contiguous(), dim=1)
         return self.unembed(x, shape)

@@ -1,5 +1,7 @@
+import torch
 import torch.nn as nn
 
+from ...distributed.util import gather_forward, get_rank, get_world_size
 from ..mixin import ModelMixin
 from ..model import WanAttentionBlock, WanCrossAttention, WanModel, WanSelfAttention, flash_attention
 
@@ -29,10 +31,23 @@ class WanModel_S2V(ModelMixin, nn.Module):
         made = WanModel(dim, num_heads, block=WanS2VAttentionBlock)
         for name, module in made.named_children():
             setattr(self, name, module)
-        self.audio = AudioCrossAttention(dim, num_heads)
+        self.audio, self.injected = AudioCrossAttention(dim, num_heads), (1,)
+        self.use_context_parallel = False  # _configure_model() changes it
 
     def forward(self, x, t, context, seq_len, audio_input):
         x, kwargs, shape = self.embed(x, t, context)
-        for block in self.blocks:
-            x = block(x, **kwargs)
-        return self.unembed(x + self.audio(x, audio_input), shape)
+        if self.use_context_parallel:
+            x = torch.chunk(x, get_world_size(), dim=1)[get_rank()]
+        for index, block in enumerate(self.blocks):
+            x = self.after_transformer_block(index, block(x, **kwargs), audio_input)
+        if self.use_context_parallel:
+            x = gather_forward(x.contiguous(), dim=1)
+        return self.unembed(x, shape)
+
+    def after_transformer_block(self, index, x, audio_input):
+        if index not in self.injected:
+            return x
+        if self.use_context_parallel:
+            x = gather_forward(x.contiguous(), dim=1)
+        x = x + self.audio(x, audio_input)
+        return torch.chunk(x, get_world_size(), dim=1)[get_rank()] if self.use_context_parallel else x
