@@ -8,7 +8,7 @@ before the kernel's turn: FSDP's prefetched all_gather behind the all_to_all of 
 
 Calls take turns that were issued on one device to one group over NCCL. Left out, neither waiting nor waited for:
 - P2P and coalesced calls, for which torch may have a communicator of their own;
-- calls issued into a CUDA graph, and others without a time;
+- calls issued into a CUDA graph, and others without a time (those before them still hold them up);
 - calls without bytes other than barriers, and those of groups of one rank: NCCL launches no kernel in turn for them.
 Different groups have different communicators, and no order is known between them.
 """
@@ -67,7 +67,11 @@ def _take_turns(found: Turns, calls: np.ndarray, own: np.ndarray, told: np.ndarr
     ends = np.where(told, calls["gpu_end"][own], -1)
     latest = np.maximum.accumulate(ends)
     holder = np.maximum.accumulate(np.where(ends == latest, np.arange(len(own)), 0))
-    late = np.flatnonzero(latest[:-1] > calls["gpu_begin"][own[1:]])
+    # NCCL has a stream of its own for asynchronous calls. On one stream only rounding sets a begin before that end.
+    asynchronous = (calls["flags"][own] & CollectiveFlags.ASYNC) != 0
+    stream = np.where(asynchronous, -1, calls["stream"][own].astype(np.int64))
+    elsewhere = stream[holder[:-1]] != stream[1:]
+    late = np.flatnonzero(elsewhere & (latest[:-1] > calls["gpu_begin"][own[1:]]))
     rows = own[late + 1]
     found.turn[rows] = np.minimum(latest[late], calls["gpu_end"][rows])
     found.behind[rows] = own[holder[late]]
