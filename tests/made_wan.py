@@ -2,7 +2,8 @@
 
 A request on each rank: text_encode 40 ms, three denoise_steps of 100 ms (the first 180), and on rank 0 a vae_decode of
 60 ms. A step holds two blocks of 40 ms; a block four all_to_all of 2 ms on the compute stream 7 (three qkv, one out)
-and an all_gather of 12 ms on stream 9, in a group of its own: in one group they would take turns. GPU times are longer by `slower`; the GPU runs 0.1 ms behind the host.
+and an all_gather of 12 ms on stream 9, in a group of its own: in one group they would take turns. GPU times are longer
+by `slower`; the GPU runs 0.1 ms behind the host.
 """
 
 from __future__ import annotations

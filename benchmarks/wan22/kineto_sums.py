@@ -137,7 +137,7 @@ def unpack(folder: Path, into: Path) -> Path:
 
 
 def report(folder: Path, out: Path | None) -> int:
-    """Print and write the figures; 1 when a limit is missed and that is not explained, or there is nothing to compare."""
+    """Print and write the figures; 1 when a missed limit is not explained, or there is nothing to compare."""
     found = sums_figures.analyse(folder)
     about = folder / "about.json"
     found["about"] = json.loads(about.read_text()) if about.exists() else None

@@ -20,10 +20,12 @@ a gap counts once, and waits without one are left out: there the host was late w
 - the same with their parts in which a kernel of FSDP's all_gather ran: a gap is also a late host, or FSDP's cast;
 - the sum of the gaps with that of their waits, as intervals of the same thing.
 A wait in which nothing was exposed still has a gap, longer than itself: two events and a dependency stand in it, which
-are no activities. The medians of both, over such waits, are the constant of a gap.
+are no activities. The medians of both, over such waits, are the constant of a gap. A wait begins no earlier than the
+host prepares it (docs/metrics.md), so a gap whose stream was dry before is longer by that.
 
-*Verdicts*. A limit is kept, or missed; a missed one is explained when what is left after the parts above, or after the
-constant of each gap and the part of the waits in which no all_gather was on, keeps it.
+*Verdicts*. A limit is kept, or missed; a missed one is explained when what is left keeps it after the parts above, for
+waits and gaps: the constant of each gap, the time for which the stream was dry before, the part of the waits in which
+no all_gather was on, and what was exposed before its kernel began (host and beside, as above).
 """
 
 from __future__ import annotations
@@ -164,8 +166,7 @@ def _exposed(part: Joined, known: dict[str, int]) -> dict:
     busy = intervals.union(intervals.of(kernels.start[on], kernels.end[on]))
     gaps = intervals.of(busy[:-1, 1], busy[1:, 0])
     found = _waits(trace)
-    release = trace.clock.to_realtime(found["gpu_end"])
-    release = release + np.rint(part.shift(release)).astype(np.int64) if len(rows) else release
+    began, release = (_on_kinetos(part, found[name]) for name in ("gpu_begin", "gpu_end"))
     which = gaps_of(gaps, release)
     running = intervals.of(gathers["start"], gathers["stop"])
     covered = intervals.overlap(gaps[:, 0], gaps[:, 1], running)
@@ -173,6 +174,7 @@ def _exposed(part: Joined, known: dict[str, int]) -> dict:
     call[gathers["call"]] = True
     begin, end = exposed_intervals(trace)
     ours = intervals.overlap(found["gpu_begin"], found["gpu_end"], intervals.of(begin[call], end[call]))
+    dry = np.where(which >= 0, began - gaps[which, 0], 0) if len(gaps) else np.zeros(len(found), np.int64)
     met, used = which >= 0, np.unique(which[which >= 0])
     length, idle = found["gpu_end"] - found["gpu_begin"], met & (ours == 0)
     each = [
@@ -188,11 +190,26 @@ def _exposed(part: Joined, known: dict[str, int]) -> dict:
         "rank": trace.rank, "compute_stream": compute, "waits": len(found), "waits_ns": int(length.sum()),
         "exposed_ns": int(gathers["exposed"].sum()), "exposed_with_gap_ns": int(ours[met].sum()),
         "idle_waits_ns": length[idle].tolist(), "idle_gaps_ns": np.diff(gaps[which[idle]]).ravel().tolist(),
+        "idle_dry_ns": dry[idle].tolist(), "dry_ns": dry[met].tolist(),
+        "lead_ns": int(_leads(trace, gathers, (begin, end), found[met]).sum()),
         "without_gap": int((~met).sum()),
         "without_gap_ns": int(length[~met].sum()), "with_gap_ns": int(length[met].sum()), "gaps": len(used),
         "gaps_ns": int((gaps[used, 1] - gaps[used, 0]).sum()), "gaps_in_gather_ns": int(covered[used].sum()),
         "worst": each[:WORST],
     }  # fmt: skip
+
+
+def _on_kinetos(part: Joined, moments: np.ndarray) -> np.ndarray:
+    moments = part.trace.clock.to_realtime(moments)
+    return moments + np.rint(part.shift(moments)).astype(np.int64) if len(part.rows) else moments
+
+
+def _leads(trace, gathers: np.ndarray, exposed: tuple[np.ndarray, np.ndarray], waits: np.ndarray) -> np.ndarray:
+    """How much of what is exposed in the waits lies before each call's kernel: host and beside, by Kineto (ns)."""
+    begin, end = (moments[gathers["call"]] for moments in exposed)
+    turn = trace.collectives["gpu_begin"][gathers["call"]] + gathers["turn"] - gathers["begin"]
+    last = np.minimum(turn + gathers["host"] + gathers["beside"], end)
+    return intervals.overlap(np.maximum(turn, begin), last, intervals.of(waits["gpu_begin"], waits["gpu_end"]))
 
 
 def _waits(trace) -> np.ndarray:

@@ -23,7 +23,6 @@ from wanhook.analysis.bandwidth import operation
 from wanhook.analysis.exposure import exposed_intervals
 from wanhook.analysis.span_classes import classify, correction, pair_cost
 from wanhook.analysis.turns import turns
-from wanhook.tracefile.format import CollectiveFlags
 from wanhook.tracefile.model import Trace
 
 FAMILIES = {
@@ -39,12 +38,13 @@ MOST_LAG = 8_000  # ns from a kernel to the end event behind it, at best
 LOOSE = 2_000_000  # ns that a kernel may lie outside of its interval before the clocks are compared
 
 # Times in ns since the Unix epoch on wanhook's clock; start and stop, of the kernel, on Kineto's, which is `shift`
-# ahead. The kernel can have begun from `earliest` on, which lies some us before a `turn` that was waited for. `after` is
-# the row of the NCCL kernel that ended last before this one began, -1 without one.
+# ahead. The kernel can have begun from `earliest` on, which lies some us before a `turn` that was waited for. `after`
+# is the row of the NCCL kernel that ended last before this one began, -1 without one.
 ROWS = np.dtype([
     ("name", "i4"), ("rank", "i4"), ("call", "i4"), ("sequence", "i8"), ("span_class", "u1"), ("begin", "i8"),
     ("end", "i8"), ("returned", "i8"), ("begin_slack", "i8"), ("end_slack", "i8"), ("correction", "i8"), ("pair", "i8"),
-    ("turn", "i8"), ("earliest", "i8"), ("exposed", "i8"), ("kernel", "i4"), ("start", "i8"), ("stop", "i8"), ("shift", "i8"),
+    ("turn", "i8"), ("earliest", "i8"), ("exposed", "i8"),
+    ("kernel", "i4"), ("start", "i8"), ("stop", "i8"), ("shift", "i8"),
     ("ordered", "i8"), ("host", "i8"), ("beside", "i8"), ("late_end", "i8"), ("after", "i4"),
 ])  # fmt: skip
 
@@ -144,11 +144,13 @@ def _meet(calls: np.ndarray, kernels: Kernels, family: np.ndarray) -> tuple[np.n
 
 
 def _explain(rows: np.ndarray, kernels: Kernels) -> None:
-    """Fill `after` and the parts of a call's time in which its kernel did not run, as Kineto shows them. From the begin of
-    the interval to the kernel's start, in this order: `ordered`, until the NCCL kernel on another stream ended that
-    ended last before it; from there or from the turn on `host`, until the host's call had returned; `beside`, while other
-    streams had kernels. From the kernel's end on `late_end`, while other streams had NCCL's, which began after it. The
-    rest is in none."""
+    """Fill `after` and the parts of a call's time in which its kernel did not run, as Kineto shows them.
+
+    From the begin of the interval to the kernel's start, in this order: `ordered`, until the NCCL kernel on another
+    stream ended that ended last before it; from there or from the turn on `host`, until the host's call had returned;
+    `beside`, while other streams had kernels. From the kernel's end on `late_end`, while other streams had NCCL's,
+    which began after it. The rest is in none.
+    """
     nccl = kernels.named("nccl")
     nccl = nccl[np.argsort(kernels.end[nccl], kind="stable")]
     ends = kernels.end[nccl]

@@ -67,9 +67,10 @@ def _sums(found: list[dict]) -> list[str]:
 
 def _classes(found: list[dict]) -> list[str]:
     lines = [
-        "By class: median length of a kernel, time less kernel (median, p95), us; and what the sum of that is made of, ms: "
-        "an event pair a call, before the host's call returned, waiting beside other streams' kernels, an end event that "
-        "came late beside the next collective, rest. Queued by Kineto: until an earlier collective's kernel ended.",
+        "By class: median length of a kernel, time less kernel (median, p95), us; and what the sum of that is made of, "
+        "ms: an event pair a call, before the host's call returned, waiting beside other streams' kernels, an end "
+        "event that came late beside the next collective, rest. Queued by Kineto: until an earlier collective's kernel "
+        "ended.",
         "",
         f"| | class | {_HEAD} kernel | more | p95 | events | host | beside | late end | rest | queued by Kineto |",
         "|---" * 22 + "|",
@@ -92,8 +93,8 @@ def _ranks(found: dict) -> list[str]:
 def _exposed(ranks: list[dict]) -> list[str]:
     lines = [
         "FSDP's waits and Kineto's gaps on the compute stream, ms.", "",
-        "| rank | waits | sum | with a gap | sum | gaps | sum | in all_gather kernels | exposed all_gather | of it with a "
-        "gap |",
+        "| rank | waits | sum | with a gap | sum | gaps | sum | in all_gather kernels | exposed all_gather | "
+        "of it with a gap |",
         "|---" * 10 + "|",
     ]  # fmt: skip
     for one in ranks:
@@ -104,8 +105,9 @@ def _exposed(ranks: list[dict]) -> list[str]:
         )
     still = constant(ranks)
     if still:
-        lines += ["", f"{still['n']} waits in which nothing was exposed: {_us(still['wait_ns'])} us, their gaps "
-                      f"{_us(still['gap_ns'])} us (medians)."]  # fmt: skip
+        medians = [_us(still[key]) for key in ("waits_ns", "gaps_ns", "dry_ns")]
+        said = "{} us, their gaps {} us, of which {} before the wait (medians)".format(*medians)
+        lines += ["", f"{still['n']} waits in which nothing was exposed: {said}."]
     return lines
 
 
@@ -146,8 +148,9 @@ def _span(one: dict) -> str:
     after = f"{_us(one['after_ns'])} after {one['after']}" if one["after"] else "after no other"
     return (
         f"- #{one['sequence']} rank {one['rank']} {one['role']} {one['class']} stream {one['stream']:#x} at "
-        f"{_ms(one['begin_ns'])} ms: interval {_us(one['stream_ns'])}, queued {_us(one['queued_ns'])} ({_us(one['behind_ns'])} "
-        f"by Kineto), kernel {_us(one['kernel_ns'])}; begins {_us(one['lead_ns'])} after its turn ({lead}), ends "
+        f"{_ms(one['begin_ns'])} ms: interval {_us(one['stream_ns'])}, queued {_us(one['queued_ns'])} "
+        f"({_us(one['behind_ns'])} by Kineto), kernel {_us(one['kernel_ns'])}; begins "
+        f"{_us(one['lead_ns'])} after its turn ({lead}), ends "
         f"{_us(one['lag_ns'])} early ({_us(one['late_end_ns'])} beside the next); "
         f"{after}; beside it {', '.join(one['beside']) or 'nothing'}; "
         f"in {one['path']}"

@@ -23,10 +23,11 @@ def verdicts(found: list[dict], exposed: list[dict]) -> list[dict]:
 
 
 def constant(exposed: list[dict]) -> dict | None:
-    """Of waits in which nothing was exposed: how many, and the medians of their lengths and their gaps, ns."""
-    waits = [ns for each in exposed for ns in each["idle_waits_ns"]]
-    gaps = [ns for each in exposed for ns in each["idle_gaps_ns"]]
-    return {"n": len(waits), "wait_ns": float(np.median(waits)), "gap_ns": float(np.median(gaps))} if waits else None
+    """Of waits in which nothing was exposed: how many, and the medians of their lengths, of their gaps, and of the part
+    of a gap before its wait, ns."""
+    found = {name: [ns for each in exposed for ns in each[f"idle_{name}_ns"]] for name in ("waits", "gaps", "dry")}
+    medians = {f"{name}_ns": float(np.median(values)) for name, values in found.items() if values}
+    return {"n": len(found["waits"])} | medians if medians else None
 
 
 def _of_calls(each: dict) -> list[dict]:
@@ -45,17 +46,20 @@ def _of_calls(each: dict) -> list[dict]:
 
 
 def _of_waits(exposed: list[dict]) -> list[dict]:
-    names = ("exposed_with_gap_ns", "gaps_ns", "gaps_in_gather_ns", "with_gap_ns", "gaps")
-    ours, gaps, gathering, waits, count = (sum(each[key] for each in exposed) for key in names)
-    still = constant(exposed)
-    # Ours are shorter than the gaps by these.
-    extra = {"constant of the gaps": -round(count * (still["gap_ns"] - still["wait_ns"]))} if still else {}
+    names = ("exposed_with_gap_ns", "gaps_ns", "gaps_in_gather_ns", "with_gap_ns", "gaps", "lead_ns")
+    ours, gaps, gathering, waits, count, lead = (sum(each[key] for each in exposed) for key in names)
+    still, extra = constant(exposed), {}
+    if still:  # ours are shorter than the gaps by these
+        dry = np.concatenate([np.array(each["dry_ns"]) for each in exposed]) - still["dry_ns"]
+        extra = {"constant of the gaps": -round(count * (still["gaps_ns"] - still["waits_ns"])),
+                 "dry before the wait": -round(float(np.maximum(dry, 0).sum()))}  # fmt: skip
     none = {"waits without an all_gather": ours - waits}
     return [
         _within("exposed all_gather against the gaps of its waits", ours, gaps, EXPOSED_WITHIN, extra | none),
-        _within("exposed all_gather against the gaps while its kernels ran", ours, gathering, EXPOSED_WITHIN, {}),
+        _within("exposed all_gather against the gaps while its kernels ran", ours, gathering, EXPOSED_WITHIN,
+                {"before its kernels": lead}),
         _within("waits against their gaps", waits, gaps, EXPOSED_WITHIN, extra),
-    ]
+    ]  # fmt: skip
 
 
 def _said(what: str, passed: bool) -> dict:

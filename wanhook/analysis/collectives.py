@@ -32,15 +32,15 @@ NO_COMPLETION_WHY = "the backend does not tell when it completes"
 class CollectiveRow:
     """Calls of one op, role and group class, `op` being the name in use (all_to_all), `c10d_ops` those beneath it.
 
-    `time` pools the times from a call's turn to its end on GPU ranks and host begin to completion on others (`clock`:
-    "gpu", "host", "mixed", None when no call was timed), `stream` whole stream intervals; None where no call has one.
-    `queued` calls waited for their turn behind another one of their group, `queued_ns` in all; `queued_behind` splits
-    that by op and role of the other one. `kernel_bounds` says where between turn and end the kernels lie; None where no
-    call has a stream interval. `kernel` pools the kernel intervals of calls with kernels of their own, None where there is none;
-    `kernel_shared` counts the calls that share theirs with a coalesced group and are not in it. `size_bytes` is the
-    payload of a call as nccl-tests counts it, mean over all calls; `algbw_bytes_per_s` and `busbw_bytes_per_s` are over
-    the timed calls other than first ones; None without payload or time. `calls_by_rank` counts all calls, `ranks` sums
-    the timed ones.
+    `time` pools the times from a call's turn to its end on GPU ranks and host begin to completion on others
+    (`clock`: "gpu", "host", "mixed", None when no call was timed), `stream` whole stream intervals; None where no
+    call has one. `queued` calls waited for their turn behind another one of their group, `queued_ns` in all;
+    `queued_behind` splits that by op and role of the other one. `kernel_bounds` says where between turn and end the
+    kernels lie; None where no call has a stream interval. `kernel` pools the kernel intervals of calls with kernels
+    of their own, None where there is none; `kernel_shared` counts the calls that share theirs with a coalesced
+    group and are not in it. `size_bytes` is the payload of a call as nccl-tests counts it, mean over all calls;
+    `algbw_bytes_per_s` and `busbw_bytes_per_s` are over the timed calls other than first ones; None without payload
+    or time. `calls_by_rank` counts all calls, `ranks` sums the timed ones.
 
     `coalesced` counts calls that are in a coalesced group or stand for one, `groups` those that stand for one, and
     `members` what these launched together. A group's time is that of its own row, never that of its members.

@@ -6,9 +6,9 @@ is released by the last thing that it waits for; what goes on behind the release
 collectives a moment belongs to the one that ends last, so that no moment of a wait is counted twice.
 
 On a rank with a GPU a collective on a compute stream lasts for its stream interval, because the stream stands still
-while the call waits for its turn too; one on another stream lasts from its turn on. While that one waits for its turn the
-wait lasts for the call before it, if that is on, else for none. On other ranks intervals are the host's, which itself is
-the compute stream.
+while the call waits for its turn too; one on another stream lasts from its turn on. While that one waits for its turn
+the wait lasts for the call before it, if that is on, else for none. On other ranks intervals are the host's, which
+itself is the compute stream.
 """
 
 from __future__ import annotations

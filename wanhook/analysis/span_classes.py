@@ -76,11 +76,14 @@ def classify(trace: Trace) -> None:
     calls, scopes = trace.collectives, trace.scopes
     open_ = (calls["gpu_begin"] >= 0) & (calls["gpu_end"] >= calls["gpu_begin"]) & (calls["span_class"] == 0)
     open_ &= (calls["begin_slack"] == 0) & (calls["end_slack"] == 0)
-    turn = turns(trace).turn
+    taken = turns(trace)
+    followed = np.zeros(len(calls), bool)
+    followed[taken.behind[taken.behind >= 0]] = True
     for device in np.unique(calls["device"][open_]).tolist():
         own = np.flatnonzero(open_ & (calls["device"] == device))
         cost = pair_cost(trace.meta, device).ns
-        _classify_device(calls, own, scopes[scopes["device"] == device], trace.clock, cost, turn[own])
+        here = scopes[scopes["device"] == device]
+        _classify_device(calls, own, here, trace.clock, cost, taken.turn[own], followed[own])
 
 
 def correction(trace: Trace) -> np.ndarray:
@@ -102,9 +105,9 @@ class KernelBounds:
     """Where between their turns and their ends the kernels of some calls lie, ns.
 
     `classes` counts the calls by class. A kernel begins at most `begin_slack` after its turn and ends at most
-    `end_slack` before its interval: medians and 95th percentiles. `alone_mean_ns` is the mean length of the busy-alone kernels:
-    their intervals less `pair_ns`, first calls and those that waited for their turn left out; both None where there are
-    none.
+    `end_slack` before its end: medians and 95th percentiles. `alone_mean_ns` is the mean length of the busy-alone
+    kernels: their intervals less `pair_ns`, first calls and those that waited for their turn left out; both None where
+    there are none.
     """
 
     classes: dict[str, int]
@@ -117,8 +120,8 @@ class KernelBounds:
 
 
 def bounds_of(calls: np.ndarray) -> KernelBounds | None:
-    """Of calls with `span_class`, `begin_slack`, `end_slack`, `length`, `pair`, `queued` (ns) and `first`, the first slack
-    and the length from the turn on; None of none."""
+    """Of calls with `span_class`, `begin_slack`, `end_slack`, `length`, `pair`, `queued` (ns) and `first`, the first
+    slack and the length from the turn on; None of none."""
     if not len(calls):
         return None
     counts = {kind.name.lower(): int((calls["span_class"] == kind).sum()) for kind in SpanClass if kind}
@@ -135,8 +138,10 @@ def bounds_of(calls: np.ndarray) -> KernelBounds | None:
 
 
 def _classify_device(
-    collectives: np.ndarray, own: np.ndarray, scopes: np.ndarray, clock: Clock, pair: int, turn: np.ndarray
-) -> None:
+    collectives: np.ndarray, own: np.ndarray, scopes: np.ndarray, clock: Clock, pair: int, turn: np.ndarray,
+    followed: np.ndarray,
+) -> None:  # fmt: skip
+    """`turn` and `followed` of the calls `own`: when theirs came (ns), and whether another one waited for their end."""
     calls = collectives[own]
     begin, end = calls["gpu_begin"], calls["gpu_end"]
     queued = turn - begin
@@ -159,7 +164,8 @@ def _classify_device(
     late = np.where(fastest > 0, np.maximum(late, waited), np.where(crowded, length, late)) + queued
     # An end event that was reached as soon as it was recorded came after the kernel by some unknown time.
     length = end - begin
-    early = np.where(end < launched + LAUNCH, length, np.where(crowded, CROWDED_END, BUSY_END))
+    # One that another call waited for has that one's kernel beside its end event.
+    early = np.where(end < launched + LAUNCH, length, np.where(crowded | followed, CROWDED_END, BUSY_END))
     collectives["span_class"][own] = classes
     collectives["begin_slack"][own] = np.clip(late, 0, np.minimum(length, MAX_SLACK))
     collectives["end_slack"][own] = np.clip(early, 0, np.minimum(length, MAX_SLACK))
