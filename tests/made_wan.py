@@ -2,7 +2,8 @@
 
 A request on each rank: text_encode 40 ms, three denoise_steps of 100 ms (the first 180), and on rank 0 a vae_decode of
 60 ms. A step holds two blocks of 40 ms; a block four all_to_all of 2 ms on the compute stream 7 (three qkv, one out)
-and an all_gather of 12 ms on stream 9. GPU times are longer by `slower`; the GPU runs 0.1 ms behind the host.
+and an all_gather of 12 ms on stream 9, in a group of its own: in one group they would take turns. GPU times are longer
+by `slower`; the GPU runs 0.1 ms behind the host.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class WanRank:
         size = {"bytes_in": 8 * MIB, "bytes_out": 8 * MIB}
         self.collective(
             "_allgather_base_", begin + MS, 12 * MS, block, GATHER_STREAM, role="fsdp",
-            bytes_in=32 * MIB, bytes_out=64 * MIB,
+            bytes_in=32 * MIB, bytes_out=64 * MIB, group=2,
         )  # fmt: skip
         for call in range(3):
             self.collective("alltoall_", begin + (11 + 2 * call) * MS, 2 * MS, attention, role="qkv", **size)
@@ -81,6 +82,7 @@ def gpu_rank(rank: int, world_size: int = 2, *, slower: float = 1.0, **fields) -
     """A whole request on a GPU: 100 MiB of weights from before, 40 MiB more reserved in the first block."""
     builder = TraceBuilder(rank=rank, world_size=world_size, device_index=rank, **fields)
     builder.group("0", tuple(range(world_size)), rank=rank, description="default_pg")
+    builder.group("1", tuple(range(world_size)), rank=rank, description="fsdp")
     blocks = tiles(SEGMENT, 128 * MIB, {WEIGHTS: 100 * MIB})
     used = {"allocated": 100 * MIB, "active": 100 * MIB, "requested": 100 * MIB}
     segment = {"address": SEGMENT, "total": 128 * MIB, "stream": 7, "blocks": 2, "flags": SegmentFlags.LARGE, **used}
@@ -111,6 +113,7 @@ def save_two_cpus(directory: Path) -> Path:
     for rank in range(2):
         builder = TraceBuilder(rank=rank, world_size=2, device="cpu")
         builder.group("0", (0, 1), rank=rank, backend="gloo", description="default_pg")
+        builder.group("1", (0, 1), rank=rank, backend="gloo", description="fsdp")
         wan = WanRank(builder, on_gpu=False)
         request = wan.request(decode=rank == 0)
         builder.alloc(0x5000, 4 * MIB, 1 * MS, scope=request)
@@ -163,8 +166,8 @@ def save_crashed(directory: Path) -> Path:
 
 def save_sharded(directory: Path) -> Path:
     """Two ranks, three steps of 20 ms of two units: an all_gather of 5 ms, for whose last 2 the compute stream waits,
-    the host 1 ms late behind it; 3 ms of all_to_all during the next unit's all_gather, which is hidden; and an
-    all_reduce on a stream for which no wait is recorded."""
+    the host 1 ms late behind it; 3 ms of all_to_all, for which the next unit's all_gather waits for 4 ms, to be hidden
+    itself then; and an all_reduce on a stream for which no wait is recorded. All in one group."""
     for rank in range(2):
         builder = TraceBuilder(rank=rank, world_size=2, device_index=rank)
         builder.group("0", (0, 1), rank=rank, description="default_pg")
@@ -175,10 +178,10 @@ def save_sharded(directory: Path) -> Path:
                                unit="WanModel", **gather)  # fmt: skip
             builder.scope("fsdp wait", at + MS, at + 2 * MS, gpu=(at + 4 * MS, at + 7 * MS), parent=step, level="op",
                           type="wait")  # fmt: skip
-            builder.collective("_allgather_base_", at, returned=at, gpu=(at + 7 * MS, at + 12 * MS), scope=step,
-                               unit="WanModel blocks.0", **gather)  # fmt: skip
             own, side = {"scope": step, "bytes_in": 8 * MIB}, {"scope": step, "bytes_in": MIB, "stream": 11}
-            builder.collective("alltoall_", at, gpu=(at + 8 * MS, at + 11 * MS), role="qkv", **own)
+            builder.collective("alltoall_", at, returned=at, gpu=(at + 8 * MS, at + 11 * MS), role="qkv", **own)
+            builder.collective("_allgather_base_", at, returned=at, gpu=(at + 7 * MS, at + 15 * MS), scope=step,
+                               unit="WanModel blocks.0", **gather)  # fmt: skip
             builder.collective("allreduce_", at, gpu=(at + 15 * MS, at + 16 * MS), **side)
         builder.scope("fsdp wait", 59 * MS, 60 * MS, level="op", type="wait")
         builder.end(61 * MS)

@@ -22,7 +22,7 @@ from wanhook.analysis import intervals
 from wanhook.analysis.bandwidth import operation
 from wanhook.analysis.exposure import exposed_intervals
 from wanhook.analysis.span_classes import classify, correction, pair_cost
-from wanhook.tracefile.format import CollectiveFlags
+from wanhook.analysis.turns import turns
 from wanhook.tracefile.model import Trace
 
 FAMILIES = {
@@ -38,12 +38,14 @@ MOST_LAG = 8_000  # ns from a kernel to the end event behind it, at best
 LOOSE = 2_000_000  # ns that a kernel may lie outside of its interval before the clocks are compared
 
 # Times in ns since the Unix epoch on wanhook's clock; start and stop, of the kernel, on Kineto's, which is `shift`
-# ahead. `after` is the row of the NCCL kernel that ended last before this one began, -1 without one.
+# ahead. The kernel can have begun from `earliest` on, which lies some us before a `turn` that was waited for. `after`
+# is the row of the NCCL kernel that ended last before this one began, -1 without one.
 ROWS = np.dtype([
     ("name", "i4"), ("rank", "i4"), ("call", "i4"), ("sequence", "i8"), ("span_class", "u1"), ("begin", "i8"),
     ("end", "i8"), ("returned", "i8"), ("begin_slack", "i8"), ("end_slack", "i8"), ("correction", "i8"), ("pair", "i8"),
-    ("earlier", "i8"), ("exposed", "i8"), ("kernel", "i4"), ("start", "i8"), ("stop", "i8"), ("shift", "i8"),
-    ("ordered", "i8"), ("host", "i8"), ("beside", "i8"), ("after", "i4"),
+    ("turn", "i8"), ("earliest", "i8"), ("exposed", "i8"),
+    ("kernel", "i4"), ("start", "i8"), ("stop", "i8"), ("shift", "i8"),
+    ("ordered", "i8"), ("host", "i8"), ("beside", "i8"), ("late_end", "i8"), ("after", "i4"),
 ])  # fmt: skip
 
 
@@ -112,19 +114,12 @@ def _calls(trace: Trace, known: dict[str, int]) -> np.ndarray:
         out["pair"][calls["device"][timed] == device] = pair_cost(trace.meta, device).ns
     for at, call in enumerate(calls[timed]):
         out["name"][at] = known.setdefault(_name(trace, call["op"], call["role"]), len(known))
-    _earlier(out, calls[timed])
+    taken = turns(trace)
+    behind = taken.behind[timed]
+    early = np.where(behind >= 0, calls["end_slack"][behind].astype(np.int64), 0)
+    out["turn"] = trace.clock.to_realtime(taken.turn[timed])
+    out["earliest"] = np.maximum(out["begin"], out["turn"] - early)
     return out
-
-
-def _earlier(out: np.ndarray, calls: np.ndarray) -> None:
-    """When the calls of the same group and device that were issued before had ended; 0 where there is none. NCCL
-    begins no kernel of a communicator before."""
-    synchronous = (calls["flags"] & CollectiveFlags.ASYNC) == 0
-    kind = calls["group"].astype(np.int64) * 256 + calls["device"]
-    for one in np.unique(kind).tolist():
-        own = np.flatnonzero((kind == one) & synchronous)
-        ended = np.maximum.accumulate(out["end"][own])
-        out["earlier"][own[1:]] = ended[:-1]
 
 
 def _family(kernels: Kernels, op: str) -> np.ndarray:
@@ -149,10 +144,13 @@ def _meet(calls: np.ndarray, kernels: Kernels, family: np.ndarray) -> tuple[np.n
 
 
 def _explain(rows: np.ndarray, kernels: Kernels) -> None:
-    """Fill `ordered`, `host`, `beside` and `after`: parts of the time from the begin of an interval to its kernel's
-    start. In this order: until the NCCL kernel on another stream ended that ended last before it, since kernels of
-    one communicator follow one another; until the host's call had returned; while other streams had kernels; the rest
-    is in none of them."""
+    """Fill `after` and the parts of a call's time in which its kernel did not run, as Kineto shows them.
+
+    From the begin of the interval to the kernel's start, in this order: `ordered`, until the NCCL kernel on another
+    stream ended that ended last before it; from there or from the turn on `host`, until the host's call had returned;
+    `beside`, while other streams had kernels. From the kernel's end on `late_end`, while other streams had NCCL's,
+    which began after it. The rest is in none.
+    """
     nccl = kernels.named("nccl")
     nccl = nccl[np.argsort(kernels.end[nccl], kind="stable")]
     ends = kernels.end[nccl]
@@ -163,10 +161,14 @@ def _explain(rows: np.ndarray, kernels: Kernels) -> None:
     ended = np.where(last >= 0, ends[last] if len(nccl) else 0, 0)
     elsewhere = kernels.stream[np.maximum(rows["after"], 0)] != kernels.stream[rows["kernel"]] if len(rows) else False
     rows["ordered"] = np.where(elsewhere, np.clip(ended - begin, 0, lead), 0)
-    rows["host"] = np.clip(rows["returned"] - rows["begin"] - rows["ordered"], 0, lead - rows["ordered"])
-    low = begin + rows["ordered"] + rows["host"]
+    gone = np.minimum(np.maximum(rows["ordered"], rows["turn"] - rows["begin"]), lead)
+    rows["host"] = np.clip(rows["returned"] - rows["begin"] - gone, 0, lead - gone)
+    low = begin + gone + rows["host"]
     for stream in np.unique(kernels.stream[rows["kernel"]]).tolist():
         other = kernels.stream != stream
         busy = intervals.of(kernels.start[other], kernels.end[other])
         own = kernels.stream[rows["kernel"]] == stream
         rows["beside"][own] = intervals.overlap(low[own], rows["start"][own], busy)
+        other = nccl[other[nccl]]
+        busy = intervals.of(kernels.start[other], kernels.end[other])
+        rows["late_end"][own] = intervals.overlap(rows["stop"][own], (rows["end"] + rows["shift"])[own], busy)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .sums_verdicts import constant
+
 
 def markdown(found: dict) -> str:
     lines = [*_about(found["about"]), *_clocks(found["clocks"])]
@@ -48,14 +50,14 @@ def _us(ns: float | None) -> str:
 
 def _cells(each: dict) -> str:
     return (
-        f"{each['n']} | {_ms(each['kineto_ns'])} | {_ms(each['stream_ns'])} | {_percent(each['stream_share'])} | "
-        f"{_ms(each['corrected_ns'])} | {_percent(each['corrected_share'])} | {_ms(each['in_order_ns'])} | "
-        f"{_percent(each['in_order_share'])} | {_ms(each['least_ns'])} to {_ms(each['most_ns'])} | "
+        f"{each['n']} | {_ms(each['kineto_ns'])} | {_ms(each['stream_ns'])} | {_ms(each['queued_ns'])} | "
+        f"{_ms(each['time_ns'])} | {_percent(each['time_share'])} | {_ms(each['corrected_ns'])} | "
+        f"{_percent(each['corrected_share'])} | {_ms(each['least_ns'])} to {_ms(each['most_ns'])} | "
         f"{'yes' if each['inside'] else 'NO'} | {each['calls_inside']:.1%}"
     )
 
 
-_HEAD = "calls | Kineto | stream | diff | corrected | diff | in order | diff | bounds | hold | calls held |"
+_HEAD = "calls | Kineto | stream | queued | time | diff | corrected | diff | bounds | hold | calls held |"
 
 
 def _sums(found: list[dict]) -> list[str]:
@@ -65,17 +67,19 @@ def _sums(found: list[dict]) -> list[str]:
 
 def _classes(found: list[dict]) -> list[str]:
     lines = [
-        "By class: median length of a kernel, interval less kernel (median, p95), us; and what the sum of that is made "
-        "of, ms: behind an earlier collective, before the host's call returned, beside other streams' kernels, rest.",
+        "By class: median length of a kernel, time less kernel (median, p95), us; and what the sum of that is made of, "
+        "ms: an event pair a call, before the host's call returned, waiting beside other streams' kernels, an end "
+        "event that came late beside the next collective, rest. Queued by Kineto: until an earlier collective's kernel "
+        "ended.",
         "",
-        f"| | class | {_HEAD} kernel | more | p95 | behind | host | beside | rest |",
-        "|---" * 20 + "|",
+        f"| | class | {_HEAD} kernel | more | p95 | events | host | beside | late end | rest | queued by Kineto |",
+        "|---" * 22 + "|",
     ]
     for each in found:
         for name, one in each["classes"].items():
-            parts = " | ".join(_ms(one["excess"][key]) for key in ("ordered", "host", "beside", "events_and_rest"))
+            parts = " | ".join(_ms(one["excess"][key]) for key in one["excess"])
             middle = " | ".join(_us(one[key]) for key in ("kernel_p50_ns", "excess_p50_ns", "excess_p95_ns"))
-            lines.append(f"| {each['name']} | {name} | {_cells(one)} | {middle} | {parts} |")
+            lines.append(f"| {each['name']} | {name} | {_cells(one)} | {middle} | {parts} | {_ms(one['behind_ns'])} |")
     return lines
 
 
@@ -89,15 +93,21 @@ def _ranks(found: dict) -> list[str]:
 def _exposed(ranks: list[dict]) -> list[str]:
     lines = [
         "FSDP's waits and Kineto's gaps on the compute stream, ms.", "",
-        "| rank | waits | sum | with a gap | sum | gaps | sum | in all_gather kernels | exposed all_gather |",
-        "|---" * 9 + "|",
+        "| rank | waits | sum | with a gap | sum | gaps | sum | in all_gather kernels | exposed all_gather | "
+        "of it with a gap |",
+        "|---" * 10 + "|",
     ]  # fmt: skip
     for one in ranks:
         lines.append(
             f"| {one['rank']} | {one['waits']} | {_ms(one['waits_ns'])} | {one['waits'] - one['without_gap']} | "
             f"{_ms(one['with_gap_ns'])} | {one['gaps']} | {_ms(one['gaps_ns'])} | {_ms(one['gaps_in_gather_ns'])} | "
-            f"{_ms(one['exposed_ns'])} |"
+            f"{_ms(one['exposed_ns'])} | {_ms(one['exposed_with_gap_ns'])} |"
         )
+    still = constant(ranks)
+    if still:
+        medians = [_us(still[key]) for key in ("waits_ns", "gaps_ns", "dry_ns")]
+        said = "{} us, their gaps {} us, of which {} before the wait (medians)".format(*medians)
+        lines += ["", f"{still['n']} waits in which nothing was exposed: {said}."]
     return lines
 
 
@@ -105,8 +115,17 @@ def _verdicts(verdicts: list[dict]) -> list[str]:
     lines = []
     for each in verdicts:
         limit = f" (at most {each['limit']:.0%})" if each["limit"] is not None else ""
-        lines.append(f"{'PASS' if each['passed'] else 'FAIL'} {_percent(each['value']):>9}  {each['what']}{limit}")
+        word = "PASS" if each["passed"] else "EXPL" if each["explained"] else "FAIL"
+        lines.append(f"{word} {_percent(each['value']):>9}  {each['what']}{limit}{_parts(each)}")
     return lines or ["FAIL: nothing could be compared"]
+
+
+def _parts(each: dict) -> str:
+    """What a missed limit is made of."""
+    if each["passed"] or not each["parts"]:
+        return ""
+    parts = ", ".join(f"{name.replace('_', ' ')} {_ms(ns)} ms" for name, ns in each["parts"].items())
+    return f": {parts}; {_percent(each['left'])} is left"
 
 
 def _worst(found: dict) -> list[str]:
@@ -125,12 +144,14 @@ def _worst(found: dict) -> list[str]:
 
 
 def _span(one: dict) -> str:
-    lead = f"{_us(one['ordered_ns'])} behind an earlier collective, {_us(one['host_ns'])} host"
+    lead = f"{_us(one['host_ns'])} host, {_us(one['beside_ns'])} beside others"
     after = f"{_us(one['after_ns'])} after {one['after']}" if one["after"] else "after no other"
     return (
         f"- #{one['sequence']} rank {one['rank']} {one['role']} {one['class']} stream {one['stream']:#x} at "
-        f"{_ms(one['begin_ns'])} ms: interval {_us(one['stream_ns'])}, kernel {_us(one['kernel_ns'])}; begins "
-        f"{_us(one['lead_ns'])} late ({lead}, {_us(one['beside_ns'])} beside others), ends {_us(one['lag_ns'])} early; "
+        f"{_ms(one['begin_ns'])} ms: interval {_us(one['stream_ns'])}, queued {_us(one['queued_ns'])} "
+        f"({_us(one['behind_ns'])} by Kineto), kernel {_us(one['kernel_ns'])}; begins "
+        f"{_us(one['lead_ns'])} after its turn ({lead}), ends "
+        f"{_us(one['lag_ns'])} early ({_us(one['late_end_ns'])} beside the next); "
         f"{after}; beside it {', '.join(one['beside']) or 'nothing'}; "
         f"in {one['path']}"
     )

@@ -8,6 +8,7 @@ import pytest
 from benchmarks import kineto_window
 from benchmarks.wan22 import kineto_sums, sums_join, sums_text
 from benchmarks.wan22.sums_figures import analyse, gaps_of
+from benchmarks.wan22.sums_verdicts import constant
 from made_trace import TraceBuilder
 
 US, MS = 1_000, 1_000_000
@@ -36,7 +37,8 @@ class MadeRequest:
 
     def call(self, op, role, begin, end, kernel, stream=0):
         called = begin - 5 * MS
-        self.builder.collective(op, called, returned=called + 50 * US, role=role, gpu=(begin, end), stream=stream)
+        self.builder.collective(op, called, returned=called + 50 * US, role=role, gpu=(begin, end), stream=stream,
+                                bytes_in=64)  # fmt: skip
         self.kernel(kernel, begin + LEAD, end - LAG, COMPUTE if stream == 0 else SIDE)
 
     def fill(self, gather_lead=0, late=5 * US):
@@ -94,10 +96,11 @@ def test_sums_by_role(two_ranks):
         kernel = EXCHANGE - LEAD - LAG
         assert (rows[name]["n"], rows[name]["without_kernel"]) == (calls, 0)
         assert (rows[name]["kineto_ns"], rows[name]["stream_ns"]) == (calls * kernel, calls * EXCHANGE)
+        assert (rows[name]["time_ns"], rows[name]["queued"]) == (calls * EXCHANGE, 0)
         assert list(rows[name]["classes"]) == ["busy_alone"]
         assert rows[name]["corrected_ns"] == pytest.approx(calls * (EXCHANGE - PAIR), rel=1e-4)
         assert rows[name]["inside"]
-    assert passed(found)["all_to_all qkv: stream time against Kineto's kernels"]
+    assert passed(found)["all_to_all qkv: time against Kineto's kernels"]
     for each in found["clocks"]:
         assert [each["least_ns"], each["most_ns"]] == pytest.approx([SHIFT + (LEAD - LAG) / 2] * 2, abs=10)
 
@@ -118,19 +121,50 @@ def test_a_cast_in_the_gap_is_told_from_the_gather(two_ranks):
     assert verdicts["waits against their gaps"]
 
 
-def test_a_gather_behind_an_earlier_collective_is_explained(tmp_path):
-    lead = 2 * MS  # its stream gets there while the block before still exchanges: made to follow its last kernel
+def test_a_gather_that_waits_for_its_turn_is_not_on(tmp_path):
+    lead = 2 * MS  # its stream gets there while an earlier call of the group is on
     request = MadeRequest(tmp_path).fill(gather_lead=lead)
     for block in range(BLOCKS):
         start = 20 * MS + block * 10 * MS + CAST
-        request.kernel("ncclDevKernel_AllReduce_Sum(args)", start - 2 * MS, start - US, COMPUTE)
+        request.call("allreduce_", "", start - lead - US, start + LAG, "ncclDevKernel_AllReduce_Sum(args)")
     request.save()
     gather = by_name(analyse(tmp_path))["all_gather fsdp"]
+    assert (gather["queued"], gather["queued_ns"]) == (BLOCKS, BLOCKS * (lead + LAG))
     assert gather["stream_share"] > 1
-    assert gather["excess"]["ordered"] == pytest.approx(BLOCKS * lead, rel=0.01)
+    assert gather["behind_ns"] == pytest.approx(BLOCKS * lead, rel=0.01)
+    assert abs(gather["time_share"]) < 0.01
+    assert gather["corrected_ns"] == gather["time_ns"]
     span = gather["worst"][0]
     assert span["after"].startswith("ncclDevKernel_AllReduce")
-    assert span["lead_ns"] == pytest.approx(lead + LEAD, abs=US)
+    assert span["queued_ns"] == lead + LAG
+
+
+def test_what_waits_for_sms_is_explained_and_what_nothing_explains_fails(tmp_path, capsys):
+    lead = 2 * MS
+    request = MadeRequest(tmp_path).fill(gather_lead=lead)
+    request.kernel("matmul", 0, 100 * MS, stream=30)
+    request.save()
+    what = "all_gather fsdp: time against Kineto's kernels"
+    (verdict,) = (each for each in analyse(tmp_path)["verdicts"] if each["what"] == what)
+    assert (verdict["passed"], verdict["explained"]) == (False, True)
+    assert verdict["parts"]["beside"] == pytest.approx(BLOCKS * lead, rel=0.01)
+    request.activities = [row for row in request.activities if row[1] in (SEND, ALL_GATHER)]
+    request.save()
+    assert kineto_sums.report(tmp_path, None) == 1
+    assert f"FAIL  +134.11%  {what}" in capsys.readouterr().out
+
+
+def test_the_constant_of_a_gap_is_taken_from_waits_for_nothing(tmp_path):
+    request = MadeRequest(tmp_path)
+    for at in range(MS, 6 * MS, MS):
+        request.kernel("gemm", at, at + MS - 12 * US)
+        request.builder.scope("fsdp wait", 0, 10, gpu=(at - 7 * US, at - 4 * US), stream=0, type="wait")
+    found = analyse(request.fill().save().folder)
+    still = constant(found["exposed"])
+    assert (still["n"], still["waits_ns"], still["gaps_ns"]) == (4, 3 * US, 12 * US)
+    assert still["dry_ns"] == pytest.approx(5 * US, abs=US)
+    (verdict,) = (each for each in found["verdicts"] if each["what"] == "waits against their gaps")
+    assert verdict["parts"]["constant of the gaps"] == -(BLOCKS + 4) * 9 * US
 
 
 def test_a_lost_kernel_is_said_and_fails(tmp_path):
@@ -147,6 +181,7 @@ def test_a_lost_kernel_is_said_and_fails(tmp_path):
     # The others still have the right ones.
     assert rows["all_to_all out"]["excess_p95_ns"] == LEAD + LAG
     assert not all(passed(found).values())
+    assert kineto_sums.report(tmp_path, None) == 1
 
 
 def test_no_kernels_at_all_is_said_plainly(tmp_path, capsys):
@@ -178,7 +213,7 @@ def test_again_from_the_archive(two_ranks, tmp_path, monkeypatch, capsys, part_b
     into = tmp_path / "into"
     into.mkdir()
     again = kineto_sums.report(kineto_sums.unpack(tmp_path / "packed", into), tmp_path / "again")
-    assert first == again == 1  # the cast alone
+    assert first == again == 0  # the cast alone, which is explained
     texts = [(tmp_path / name / "sums.md").read_text() for name in ("first", "again")]
     assert texts[0] == texts[1]
     assert "the 10 spans farthest" not in texts[0]

@@ -48,11 +48,12 @@ def _shares(trace: Trace, path: str) -> dict[tuple[str, str], float] | None:
     whole = intervals.coverage(inside)
     if not whole:
         return None
-    begin, end, _ = timed_intervals(trace)
-    spans = intervals.of(begin, end)
+    begin, end, gpu = timed_intervals(trace)
     calls = trace.collectives
     own = np.isin(calls["stream"], streams) | (calls["device"] < 0)
     own &= (calls["flags"] & CollectiveFlags.ASYNC) == 0
+    # A stream that waits for its call's turn does nothing else.
+    spans = intervals.of(np.where(own & gpu, calls["gpu_begin"], begin), end)
     kinds, kind = np.unique((calls["op"].astype(np.int64) << 16) | calls["role"], return_inverse=True)
     names = [_name(trace, packed) for packed in kinds.tolist()]
     found = {}

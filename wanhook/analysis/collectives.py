@@ -14,6 +14,7 @@ from wanhook.analysis.durations import Durations, summarise
 from wanhook.analysis.groups import GroupClass, GroupClasses
 from wanhook.analysis.ranks import RankTotal, calls_by_rank, rank_of, totals_by_rank
 from wanhook.analysis.span_classes import KernelBounds, bounds_of, classify, correction
+from wanhook.analysis.turns import turns, waited
 from wanhook.tracefile.format import CollectiveFlags
 
 if TYPE_CHECKING:
@@ -31,15 +32,16 @@ NO_COMPLETION_WHY = "the backend does not tell when it completes"
 class CollectiveRow:
     """Calls of one op, role and group class, `op` being the name in use (all_to_all), `c10d_ops` those beneath it.
 
-    `time` pools stream intervals on GPU ranks and host begin to completion on others (`clock`: "gpu", "host", "mixed",
-    None when no call was timed). `kernel_bounds` says where in their stream intervals the kernels lie; None where no
-    call has one. `kernel` pools the kernel intervals of calls with kernels of their own, None where there is none
-    (`kernel_calls_by_rank`; bandwidth by these intervals, first calls left out: `kernel_algbw_bytes_per_s`,
-    `kernel_busbw_bytes_per_s`). `kernel_shared` counts the calls that share theirs with a coalesced group and are not
-    in it. `size_bytes` is the
-    payload of a call as nccl-tests counts it, mean over all calls; `algbw_bytes_per_s` and `busbw_bytes_per_s` are over
-    the timed calls other than first ones; None without payload or time. `calls_by_rank` counts all calls, `ranks` sums
-    the timed ones.
+    `time` pools the times from a call's turn to its end on GPU ranks and host begin to completion on others
+    (`clock`: "gpu", "host", "mixed", None when no call was timed), `stream` whole stream intervals; None where no
+    call has one. `queued` calls waited for their turn behind another one of their group, `queued_ns` in all;
+    `queued_behind` splits that by op and role of the other one. `kernel_bounds` says where between turn and end the
+    kernels lie; None where no call has a stream interval. `kernel` pools the kernel intervals of calls with kernels
+    of their own, None where there is none (`kernel_calls_by_rank`; bandwidth by these intervals, first calls left
+    out: `kernel_algbw_bytes_per_s`, `kernel_busbw_bytes_per_s`). `kernel_shared` counts the calls that share theirs
+    with a coalesced group and are not in it. `size_bytes` is the payload of a call as nccl-tests counts it, mean
+    over all calls; `algbw_bytes_per_s` and `busbw_bytes_per_s` are over the timed calls other than first ones; None
+    without payload or time. `calls_by_rank` counts all calls, `ranks` sums the timed ones.
 
     `coalesced` counts calls that are in a coalesced group or stand for one, `groups` those that stand for one, and
     `members` what these launched together. A group's time is that of its own row, never that of its members.
@@ -56,6 +58,10 @@ class CollectiveRow:
     bytes_out: int
     size_bytes: float | None
     time: Durations
+    stream: Durations | None
+    queued: int
+    queued_ns: int
+    queued_behind: dict[str, int]
     kernel: Durations | None
     kernel_calls_by_rank: dict[int, int]
     kernel_algbw_bytes_per_s: float | None
@@ -78,7 +84,8 @@ class CollectiveRow:
 _COLUMNS = np.dtype(
     [("key", "i8"), ("rank", "i8"), ("length", "i8"), ("bytes_in", "i8"), ("bytes_out", "i8"), ("op", "i8"),
      ("kernel", "i8"), ("flags", "u1"), ("gpu", "?"), ("first", "?"), ("shared", "?"), ("span_class", "u1"),
-     ("begin_slack", "i8"), ("end_slack", "i8"), ("pair", "i8"), ("tensors", "i8"), ("device", "i1")]
+     ("begin_slack", "i8"), ("end_slack", "i8"), ("pair", "i8"), ("tensors", "i8"), ("device", "i1"),
+     ("queued", "i8"), ("behind", "i8")]
 )  # fmt: skip
 _Key = tuple[str, str, GroupClass]
 
@@ -86,12 +93,13 @@ _Key = tuple[str, str, GroupClass]
 def timed_intervals(trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(begin, end, gpu) of each collective, shape (n,), ns; -1 where it has no time.
 
-    The stream interval where there is one (gpu is true), else host begin to completion, as host backends tell it.
+    From its turn to the end of the stream interval where there is one (gpu is true), else host begin to completion, as
+    host backends tell it.
     """
     calls = trace.collectives
     gpu = (calls["gpu_begin"] >= 0) & (calls["gpu_end"] >= calls["gpu_begin"])
     host = ~gpu & (calls["completed"] >= calls["begin"]) & (calls["begin"] >= 0)
-    begin = np.where(gpu, calls["gpu_begin"], np.where(host, calls["begin"], -1))
+    begin = np.where(gpu, turns(trace).turn, np.where(host, calls["begin"], -1))
     end = np.where(gpu, calls["gpu_end"], np.where(host, calls["completed"], -1))
     return begin, end, gpu
 
@@ -102,10 +110,11 @@ def collective_table(traces: Sequence[Trace]) -> list[CollectiveRow]:
     keys: dict[_Key, int] = {}
     ops: dict[str, int] = {}
     parts = [_columns(trace, classes, keys, ops) for trace in traces]
+    names = [f"{op} {role}".strip() for op, role, _ in keys]
     table = np.concatenate([np.empty(0, _COLUMNS), *parts])
     table = table[np.argsort(table["key"], kind="stable")]
     bounds = np.searchsorted(table["key"], np.arange(len(keys) + 1))
-    rows = [_row(key, list(ops), table[bounds[at] : bounds[at + 1]]) for key, at in keys.items()]
+    rows = [_row(key, list(ops), names, table[bounds[at] : bounds[at + 1]]) for key, at in keys.items()]
     order = {group: place for place, group in enumerate(classes.all())}
     return sorted(rows, key=lambda row: (order.get(row.group, len(order)), -row.time.total_ns, row.op, row.role))
 
@@ -129,13 +138,17 @@ def _columns(trace: Trace, classes: GroupClasses, keys: dict[_Key, int], ops: di
     out["shared"] = calls["kernel_calls"] > 1
     out["kernel"] = np.where(calls["kernel_calls"] == 1, calls["kernel_end"] - calls["kernel_begin"], -1)
     out["pair"] = correction(trace)
+    taken = turns(trace)
+    out["queued"] = waited(trace, taken)
+    out["behind"] = np.where(taken.behind >= 0, out["key"][taken.behind], -1)
     for name in ("bytes_in", "bytes_out", "flags", "tensors", "device", "span_class", "begin_slack", "end_slack"):
         out[name] = calls[name]
+    out["begin_slack"] = np.maximum(out["begin_slack"] - out["queued"], 0)
     out["first"][np.unique(out["key"], return_index=True)[1]] = True
     return out
 
 
-def _row(key: _Key, ops: list[str], table: np.ndarray) -> CollectiveRow:
+def _row(key: _Key, ops: list[str], names: list[str], table: np.ndarray) -> CollectiveRow:
     name, role, group = key
     used = [ops[at] for at in np.unique(table["op"])]
     op = operation(used[0])
@@ -146,7 +159,7 @@ def _row(key: _Key, ops: list[str], table: np.ndarray) -> CollectiveRow:
     kernel_algbw = _bytes_a_second(known, table["kernel"], seen & ~table["first"])
     clocks = {"gpu" if on else "host" for on in np.unique(table["gpu"][timed])}
     why = _untimed_why(table[~timed])
-    flags = table["flags"]
+    flags, gpu = table["flags"], table[timed & table["gpu"]]
     groups = (flags & CollectiveFlags.GROUP) != 0
     return CollectiveRow(
         op=name,
@@ -160,6 +173,10 @@ def _row(key: _Key, ops: list[str], table: np.ndarray) -> CollectiveRow:
         bytes_out=int(table["bytes_out"].sum()),
         size_bytes=float(sizes.mean()) if sizes is not None and group.size else None,
         time=summarise(table["length"][timed], table["first"][timed]),
+        stream=summarise(gpu["length"] + gpu["queued"], gpu["first"]) if len(gpu) else None,
+        queued=int((gpu["behind"] >= 0).sum()),
+        queued_ns=int(gpu["queued"].sum()),
+        queued_behind=_queued_behind(gpu, names),
         kernel=summarise(table["kernel"][seen], table["first"][seen]) if seen.any() else None,
         kernel_calls_by_rank=calls_by_rank(table["rank"][seen]),
         kernel_algbw_bytes_per_s=kernel_algbw,
@@ -176,8 +193,15 @@ def _row(key: _Key, ops: list[str], table: np.ndarray) -> CollectiveRow:
         members=int(table["tensors"][groups].sum()),
         untimed=int((~timed).sum()),
         untimed_why=why,
-        kernel_bounds=bounds_of(table[timed & table["gpu"]]),
+        kernel_bounds=bounds_of(gpu),
     )
+
+
+def _queued_behind(calls: np.ndarray, names: list[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for key in np.unique(calls["behind"][calls["behind"] >= 0]).tolist():
+        found[names[key]] = found.get(names[key], 0) + int(calls["queued"][calls["behind"] == key].sum())
+    return dict(sorted(found.items(), key=lambda part: -part[1]))
 
 
 def _busbw(algbw: float | None, op: Operation, group: GroupClass) -> float | None:

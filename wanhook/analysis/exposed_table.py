@@ -11,7 +11,7 @@ import numpy as np
 from wanhook.analysis import intervals
 from wanhook.analysis.bandwidth import operation
 from wanhook.analysis.exposed_units import ExposedUnit, exposed_units
-from wanhook.analysis.exposure import comparable, exposed_intervals, on_compute_stream, scope_intervals, waits
+from wanhook.analysis.exposure import exposed_intervals, lasting, on_compute_stream, scope_intervals, waits
 from wanhook.analysis.groups import GroupClass, GroupClasses
 from wanhook.analysis.ranks import RankTotal, calls_by_rank, on_gpu, rank_of, totals_by_rank
 from wanhook.tracefile.format import ScopeVerify
@@ -105,7 +105,7 @@ def _columns(
     for at, one in enumerate(kinds.tolist()):
         op, role = operation(trace.strings[one >> 32]).name, trace.strings[one >> 16 & 0xFFFF]
         key_of[at] = keys.setdefault((op, role, classes.of(trace, one & 0xFFFF)), len(keys))
-    begin, end, usable = comparable(trace)
+    begin, end, usable = lasting(trace)
     exposed_begin, exposed_end = exposed_intervals(trace)
     out = np.zeros(len(calls), _COLUMNS)
     out["key"], out["rank"], out["unit"] = key_of[kind], rank_of(trace), _numbered(trace, units)

@@ -5,8 +5,10 @@ compute stream lasts for it, that is: both are on, and the collective has ended 
 is released by the last thing that it waits for; what goes on behind the release was not waited for). Of several such
 collectives a moment belongs to the one that ends last, so that no moment of a wait is counted twice.
 
-Intervals are stream intervals on ranks with a GPU, host intervals on others, where the host itself is the compute
-stream.
+On a rank with a GPU a collective on a compute stream lasts for its stream interval, because the stream stands still
+while the call waits for its turn too; one on another stream lasts from its turn on. While that one waits for its turn
+the wait lasts for the call before it, if that is on, else for none. On other ranks intervals are the host's, which
+itself is the compute stream.
 """
 
 from __future__ import annotations
@@ -43,11 +45,19 @@ def waits(trace: Trace) -> np.ndarray:
 
 
 def comparable(trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(begin, end, usable) of each collective, shape (n,), ns: as timed_intervals, without those that are on another
-    clock than the compute stream, such as a gloo barrier beside a GPU."""
+    """(begin, end, usable) of each collective, shape (n,), ns: as timed_intervals, from its turn on, without those that
+    are on another clock than the compute stream, such as a gloo barrier beside a GPU."""
     begin, end, gpu = timed_intervals(trace)
     usable = (begin >= 0) & (gpu == on_gpu(trace))
     return np.where(usable, begin, -1), np.where(usable, end, -1), usable
+
+
+def lasting(trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As comparable, but from the begin of the stream interval on for those on the compute stream, which stands still
+    from there."""
+    begin, end, usable = comparable(trace)
+    still = usable & on_compute_stream(trace) & (trace.collectives["gpu_begin"] >= 0)
+    return np.where(still, trace.collectives["gpu_begin"], begin), end, usable
 
 
 def on_compute_stream(trace: Trace) -> np.ndarray:
@@ -73,7 +83,7 @@ def exposed_intervals(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
 
     On one compute stream the parts of different collectives do not overlap.
     """
-    begin, end, usable = comparable(trace)
+    begin, end, usable = lasting(trace)
     own = usable & on_compute_stream(trace)
     exposed_begin, exposed_end = np.where(own, begin, 0), np.where(own, end, 0)
     rows = waits(trace)

@@ -1,10 +1,11 @@
 """Where inside its stream interval a collective's kernel ran: a class, and bounds for its start and end.
 
 An event pair tells when the stream got to the call and when the call's work was done. The kernel between starts later,
-because of the events themselves, because the host had not launched it yet, or because all SMs were taken. Which of them
-can have been is decided here from what the trace holds; nothing of it is in the file:
+because its turn had not come (`turns`), because of the events themselves, because the host had not launched it yet, or
+because all SMs were taken. Which of them can have been is decided here from what the trace holds; nothing of it is in
+the file. A call is on from its turn to its end:
 
-- *idle*: the GPU reached the begin event before the host's call was over, so the kernel may not have been launched yet.
+- *idle*: the GPU was ready for it before the host's call was over, so the kernel may not have been launched yet.
   It started no later than the launch latency after the return of the call.
 - *overlapped*: another stream of the device was, or may have been, at work: a collective or a scope on it lies across
   this interval, its wait scopes taken out; or the call is asynchronous, so that its caller's stream went on. The kernel
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wanhook.analysis import intervals
+from wanhook.analysis.turns import LAUNCH, turns
 from wanhook.tracefile.clock import Clock
 from wanhook.tracefile.format import CollectiveFlags, ScopeType, SpanClass
 from wanhook.tracefile.names import section, whole
@@ -40,7 +42,6 @@ LEAST_PAIR, MOST_PAIR, NOISY = 2_000, 12_000, 1_500  # beyond these a measuremen
 BUSY_BEGIN = 6_000  # from the begin event to the kernel, the stream being busy and the SMs free
 BUSY_END = 5_000  # from the kernel to the end event, which was in the queue behind it
 CROWDED_END = 12_000  # the same beside other work: a memory-bound kernel delays the event
-LAUNCH = 8_000  # from the host's launch to the kernel on an idle stream
 FASTER = 0.9  # a call may take this part of the fastest one alike
 MAX_SLACK = (1 << 32) - 1
 MOST_STREAMS = 64  # whose scopes are joined and whose waits are taken out; a damaged file can claim any number
@@ -81,18 +82,25 @@ def classify(trace: Trace) -> None:
     calls, scopes = trace.collectives, trace.scopes
     open_ = (calls["gpu_begin"] >= 0) & (calls["gpu_end"] >= calls["gpu_begin"]) & (calls["span_class"] == 0)
     open_ &= (calls["begin_slack"] == 0) & (calls["end_slack"] == 0)
+    taken = turns(trace)
+    followed = np.zeros(len(calls), bool)
+    followed[taken.behind[taken.behind >= 0]] = True
     for device in np.unique(calls["device"][open_]).tolist():
         own = np.flatnonzero(open_ & (calls["device"] == device))
         cost = _costs(calls[own], pair_cost(trace.meta, device))
-        _classify_device(calls, own, scopes[scopes["device"] == device], trace.clock, cost)
+        here = scopes[scopes["device"] == device]
+        _classify_device(calls, own, here, trace.clock, cost, taken.turn[own], followed[own])
 
 
 def correction(trace: Trace) -> np.ndarray:
-    """What to take off the interval of each collective to have its kernel's length (int64[n], ns): the cost of the
-    event pair where the class is busy-alone, else 0. `classify` goes first."""
+    """What to take off the time from each collective's turn to its end to have its kernel's length (int64[n], ns): the
+    cost of the event pair where the class is busy-alone, else 0. `classify` goes first.
+
+    A call that waited for its turn keeps its time as it is: its begin event had long passed, and its end event is as
+    late behind its kernel as that of the call before, which gave the turn."""
     calls = trace.collectives
     out = np.zeros(len(calls), np.int64)
-    alone = (calls["span_class"] == SpanClass.BUSY_ALONE) & (calls["gpu_begin"] >= 0)
+    alone = (calls["span_class"] == SpanClass.BUSY_ALONE) & (calls["gpu_begin"] >= 0) & (turns(trace).behind < 0)
     for device in np.unique(calls["device"][alone]).tolist():
         own = alone & (calls["device"] == device)
         out[own] = _costs(calls[own], pair_cost(trace.meta, device))
@@ -110,11 +118,12 @@ def _around_events(calls: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class KernelBounds:
-    """Where in their stream intervals the kernels of some calls lie, ns.
+    """Where between their turns and their ends the kernels of some calls lie, ns.
 
-    `classes` counts the calls by class. A kernel begins at most `begin_slack` after its interval and ends at most
-    `end_slack` before it: medians and 95th percentiles. `alone_mean_ns` is the mean length of the busy-alone kernels:
-    their intervals less `pair_ns`, first calls left out; both None where there are none.
+    `classes` counts the calls by class. A kernel begins at most `begin_slack` after its turn and ends at most
+    `end_slack` before its end: medians and 95th percentiles. `alone_mean_ns` is the mean length of the busy-alone
+    kernels: their intervals less `pair_ns`, first calls and those that waited for their turn left out; both None where
+    there are none.
     """
 
     classes: dict[str, int]
@@ -127,13 +136,14 @@ class KernelBounds:
 
 
 def bounds_of(calls: np.ndarray) -> KernelBounds | None:
-    """Of calls with `span_class`, `begin_slack`, `end_slack`, `length`, `pair` (ns) and `first`; None of none."""
+    """Of calls with `span_class`, `begin_slack`, `end_slack`, `length`, `pair`, `queued` (ns) and `first`, the first
+    slack and the length from the turn on; None of none."""
     if not len(calls):
         return None
     counts = {kind.name.lower(): int((calls["span_class"] == kind).sum()) for kind in SpanClass if kind}
     counts["unknown"] = len(calls) - sum(counts.values())  # classes of a damaged file among them
     slack = {name: np.percentile(calls[name], [50, 95]).tolist() for name in ("begin_slack", "end_slack")}
-    alone = calls[(calls["span_class"] == SpanClass.BUSY_ALONE) & ~calls["first"]]
+    alone = calls[(calls["span_class"] == SpanClass.BUSY_ALONE) & ~calls["first"] & (calls["queued"] == 0)]
     return KernelBounds(
         {name: count for name, count in counts.items() if count},
         *slack["begin_slack"],
@@ -144,29 +154,36 @@ def bounds_of(calls: np.ndarray) -> KernelBounds | None:
 
 
 def _classify_device(
-    collectives: np.ndarray, own: np.ndarray, scopes: np.ndarray, clock: Clock, pair: np.ndarray
-) -> None:
+    collectives: np.ndarray, own: np.ndarray, scopes: np.ndarray, clock: Clock, pair: np.ndarray, turn: np.ndarray,
+    followed: np.ndarray,
+) -> None:  # fmt: skip
+    """`turn` and `followed` of the calls `own`: when theirs came (ns), and whether another one waited for their end."""
     calls = collectives[own]
     begin, end = calls["gpu_begin"], calls["gpu_end"]
+    queued = turn - begin
     # A call that never returned has launched who knows when: its kernel is bounded by the interval alone.
     returned = np.where(calls["returned"] >= 0, calls["returned"], end)
     unsure = clock.gpu_error(int(calls["device"][0]), begin)
     launched = returned + unsure
-    beside, known = _activity(calls, scopes)
-    idle = begin < launched
+    beside, known = _activity(calls, turn, scopes)
+    idle = turn < launched
     classes = np.select(
         [beside, ~known, idle], [SpanClass.OVERLAPPED, SpanClass.UNKNOWN, SpanClass.IDLE], SpanClass.BUSY_ALONE
     )
-    length = end - begin
+    length = end - turn
     crowded = beside | ~known
-    fastest = _fastest_alike(calls, np.where(classes == SpanClass.BUSY_ALONE, length - pair, -1))
+    fastest = _fastest_alike(calls, np.where((classes == SpanClass.BUSY_ALONE) & (queued == 0), length - pair, -1))
     further = EVENT * _around_events(calls)  # at either edge
-    late = np.where(idle, launched + LAUNCH - begin, BUSY_BEGIN + further)
+    late = np.where(idle, launched + LAUNCH - turn, BUSY_BEGIN + further)
     # Where nothing is known to have run beside, something unseen still can have kept the kernel from starting.
-    waited = np.where(crowded, length - np.rint(FASTER * fastest).astype(np.int64), late + length - pair - fastest)
-    late = np.where(fastest > 0, np.maximum(late, waited), np.where(crowded, length, late))
+    events = np.where(queued > 0, 0, pair)
+    waited = np.where(crowded, length - np.rint(FASTER * fastest).astype(np.int64), late + length - events - fastest)
+    late = np.where(fastest > 0, np.maximum(late, waited), np.where(crowded, length, late)) + queued
     # An end event that was reached as soon as it was recorded came after the kernel by some unknown time.
-    early = np.where(end < launched + LAUNCH, length, np.where(crowded, CROWDED_END, BUSY_END) + further)
+    length = end - begin
+    # One that another call waited for has that one's kernel beside its end event.
+    usual = np.where(crowded | followed, CROWDED_END, BUSY_END) + further
+    early = np.where(end < launched + LAUNCH, length, usual)
     collectives["span_class"][own] = classes
     collectives["begin_slack"][own] = np.clip(late, 0, np.minimum(length, MAX_SLACK))
     collectives["end_slack"][own] = np.clip(early, 0, np.minimum(length, MAX_SLACK))
@@ -184,7 +201,7 @@ def _fastest_alike(calls: np.ndarray, kernels: np.ndarray) -> np.ndarray:
     return np.where(fastest == np.iinfo(np.int64).max, 0, fastest)[kind.ravel()]
 
 
-def _activity(calls: np.ndarray, scopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _activity(calls: np.ndarray, turn: np.ndarray, scopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(whether another stream was or may have been at work during each call, whether that can be told): bool[n]."""
     own = calls["stream"].astype(np.int64)
     asynchronous = (calls["flags"] & CollectiveFlags.ASYNC) != 0
@@ -195,9 +212,9 @@ def _activity(calls: np.ndarray, scopes: np.ndarray) -> tuple[np.ndarray, np.nda
     own = np.where(asynchronous, -1 - calls["group"].astype(np.int64), own)
     streams, begin, end = _at_work(timed, scoped)
     streams = np.concatenate([streams, own])
-    begin, end = np.concatenate([begin, calls["gpu_begin"]]), np.concatenate([end, calls["gpu_end"]])
+    begin, end = np.concatenate([begin, turn]), np.concatenate([end, calls["gpu_end"]])
     lasting = end > begin
-    across = _crossing(streams[lasting], begin[lasting], end[lasting], own, calls["gpu_begin"], calls["gpu_end"])
+    across = _crossing(streams[lasting], begin[lasting], end[lasting], own, turn, calls["gpu_end"])
     beside = asynchronous | across
     return beside, known | beside
 

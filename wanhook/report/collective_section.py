@@ -18,7 +18,7 @@ KERNEL_COLUMNS = [
     "\np95", "alone\nmean ms",
 ]  # fmt: skip
 _CLOCKS = {
-    "gpu": "GPU time (stream intervals, waits for other ranks included)",
+    "gpu": "GPU time (from a call's turn to its end, waits for other ranks included)",
     "host": "host time from call to completion",
     "mixed": "GPU time, or host time from call to completion",
 }
@@ -46,6 +46,9 @@ def write_collectives(sheet: Sheet, report: Report) -> None:
         if row.groups:
             sheet.line(f"{_name(row)}: {row.groups} coalesced groups of {row.members} calls in all.", "dim")
     for row in rows:
+        if row.queued:
+            sheet.line(_queued(row), "dim")
+    for row in rows:
         if row.untimed:
             why = "; ".join(f"{reason} ({count})" for reason, count in row.untimed_why.items())
             sheet.line(f"{_name(row)}: without a time {row.untimed} of {row.calls} calls: {why}.", "dim")
@@ -62,6 +65,16 @@ def group_title(group: GroupClass) -> str:
     return f"{group.label}: {group.size} rank{plural}{ranks}"
 
 
+def _queued(row: CollectiveRow) -> str:
+    ranks = len(row.ranks)
+    behind = row.queued_behind.items()
+    whom = ", ".join(f"{name} {ms(length / ranks)}" if len(behind) > 1 else name for name, length in behind)
+    return (
+        f"{_name(row)}: before their turn {row.queued} calls waited {ms(row.queued_ns / ranks)} ms a rank for an "
+        f"earlier call of the group, which is not in their times: {whom}."
+    )
+
+
 def _name(row: CollectiveRow) -> str:
     return f"{row.op} {row.role}".strip()
 
@@ -72,7 +85,7 @@ def write_kernel_bounds(sheet: Sheet, report: Report) -> None:
     if not rows:
         return
     sheet.heading(
-        "THEIR KERNELS", "share of calls by class; us from an interval's begin to its kernel's, and at the end"
+        "THEIR KERNELS", "share of calls by class; us from a call's turn to its kernel's begin, and at the end"
     )
     sheet.table(KERNEL_COLUMNS, [_kernel_cells(_name(row), row.kernel_bounds) for row in rows], [""] * len(rows))
     pairs = sorted({us(row.kernel_bounds.pair_ns) for row in rows if row.kernel_bounds.pair_ns is not None})

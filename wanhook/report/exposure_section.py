@@ -17,7 +17,7 @@ COLUMNS = ["op and role", "calls\na rank", "total\na rank", "exposed\na rank", "
 UNITS = 5  # of each row; those that cost a step, or else the run, the most
 STEP_COLUMNS = ["total\na step", "exposed\na step", "of the\nstep"]
 _CLOCKS = {
-    "gpu": "GPU time (stream intervals), ms; the compute stream stands still for it",
+    "gpu": "GPU time, ms; the compute stream stands still for it",
     "host": "host time (no GPU), ms; the host waits in the call",
     "mixed": "GPU time, or host time, ms; the compute stream stands still for it",
 }
