@@ -186,7 +186,7 @@ class CollectiveKernel final : public c10::OperatorKernel {
         cuda ? group.cuda_is_nccl && !capturing && (!async || keeps_events(arguments, group)) : shape_.has_future;
     if (timed && !member) flags |= kCollectiveTimed;
     const bool keeps = group.nccl_events.load(std::memory_order_relaxed) == NcclEvents::kKept;
-    if (cuda && !async && !member && keeps) flags |= kCollectiveAroundEvents;
+    if (cuda && timed && !async && !member && keeps) flags |= kCollectiveAroundEvents;
     return flags;
   }
 
