@@ -73,8 +73,8 @@ def test_async_and_coalesced_calls_are_counted_and_have_one_time(jobs, world_siz
     if role == "batched" and world_size == 1:
         return  # nobody to send to
     member = Flags.COALESCED | Flags.P2P | Flags.ASYNC
-    around = Flags.AROUND_EVENTS  # of NCCL's, since the asynchronous call
-    expected = {"async": [Flags.ASYNC | Flags.TIMED], "coalesced": [Flags.COALESCED | Flags.GROUP | Flags.TIMED | around],
+    group = Flags.COALESCED | Flags.GROUP | Flags.TIMED | Flags.AROUND_EVENTS  # NCCL's, since the asynchronous call
+    expected = {"async": [Flags.ASYNC | Flags.TIMED], "coalesced": [group],
                 "batched": [member, member, member | Flags.GROUP | Flags.TIMED]}  # fmt: skip
     for _, trace in jobs(world_size).ranks():
         calls = collectives_with_role(trace, role)
