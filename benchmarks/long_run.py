@@ -2,21 +2,22 @@
 
 `--keep DIR` leaves the trace and what was measured beside it; `--again DIR` makes the figures of them, without a GPU.
 
-One GPU. Every 10 ms a scope begins on an idle stream, between two readings of the host's clock: before it, and once an
-event right behind its begin was seen. These brackets are independent of the recorder's anchors, and so is Kineto, which
-watches one second at the beginning and one at the end. By minute it prints where the begins lie in the tightest brackets.
+One GPU. Every 10 ms a scope begins on an idle stream, between two readings of the host's clock: before it, and once
+an event right behind its begin was seen. These brackets are independent of the recorder's anchors, and so is Kineto,
+which watches one second at the beginning and one at the end. By minute it prints where the begins lie in the tightest
+brackets.
 
-*End less beginning, by brackets*. A begin lies early in its bracket, and the earlier the wider the bracket is: what makes
-it wide, a host under load, comes mostly behind the begin. So the distance of the begin from the middle of the bracket
-tells the clock's error only among brackets of equal width. The brackets of the first and of the last tenth of the run
-are sorted by width into classes of 5 us; in each class with 20 or more at both ends the difference of the medians is one
-value, and the estimate is their mean, weighted with the smaller of the two numbers.
+*End less beginning, by brackets*. A begin lies early in its bracket, and the earlier the wider the bracket is: what
+makes it wide, a host under load, comes mostly behind the begin. So the distance of the begin from the middle of the
+bracket tells the clock's error only among brackets of equal width. The brackets of the first and of the last tenth of
+the run are sorted by width into classes of 5 us; in each class with 20 or more at both ends the difference of the
+medians is one value, and the estimate is their mean, weighted with the smaller of the two numbers.
 
-*By Kineto*. The difference of the medians of (kernel's start - scope's begin) at the two ends.
+*By Kineto*. The difference of the medians of (scope's begin - kernel's start) at the two ends.
 
-Each has a 95 % interval by a bootstrap over stretches of neighbouring calls, since errors of a clock last. The ends agree
-when both intervals lie within 5 us of 0. Neither reference decides alone: load may move a begin within a bracket of the
-same width, and Kineto converts its own clock once a window, of which its interval knows nothing.
+Each has a 95 % interval by a bootstrap over stretches of neighbouring calls, since errors of a clock last. The ends
+agree when both intervals lie within 5 us of 0. Neither reference decides alone: load may move a begin within a
+bracket of the same width, and Kineto converts its own clock once a window, of which its interval knows nothing.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Drift:
-    """End less beginning, ns: the estimate and its 95 % interval, nan where too little is alike; `compared` calls at the
-    end that has fewer."""
+    """End less beginning, ns: the estimate and its 95 % interval, nan where too little is alike. `compared`: calls at
+    the end that has fewer."""
 
     ns: float
     low: float
@@ -167,7 +168,7 @@ def figures(trace, brackets: np.ndarray, kineto: dict[str, list[int]]) -> dict:
     parts = [_part(begins[own], brackets[own], begins[0]) for own in rows]
     beside = {name: _beside(trace.clock.to_realtime(_begins(trace, name)), starts) for name, starts in kineto.items()}
     by_host = by_brackets(*(_widths_and_offsets(begins[own], brackets[own]) for own in (rows[0], rows[-1])))
-    by_kineto = by_medians(-beside["begin"], -beside["end"])  # as the brackets: a begin that is late later on is above 0
+    by_kineto = by_medians(-beside["begin"], -beside["end"])  # above 0 as for the brackets: begins come later
     return {
         "parts": [asdict(part) for part in parts],
         "kineto_ns": {name: float(np.median(values)) if len(values) else None for name, values in beside.items()},
@@ -257,7 +258,8 @@ def text(found: dict) -> str:
         )
     begin, end = (found["kineto_ns"][name] for name in ("begin", "end"))
     if begin is not None and end is not None:
-        lines.append(f"Kineto's kernel - our begin: {begin / 1e3:+.2f} us at the beginning, {end / 1e3:+.2f} at the end")
+        ends = f"{begin / 1e3:+.2f} us at the beginning, {end / 1e3:+.2f} at the end"
+        lines.append(f"Kineto's kernel - our begin: {ends}")
     lines.append(f"end less beginning, us [95 %]; to lie within {MOST / 1e3:.0f}:")
     for name, said in (("by_brackets", "brackets of equal width"), ("by_kineto", "Kineto's kernels")):
         lines.append(_drift(said, Drift(**found[name])))

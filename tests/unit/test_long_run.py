@@ -27,8 +27,8 @@ def trace(tmp_path_factory):
 
 
 def brackets(trace, drift: int, load: float = 0) -> np.ndarray:
-    """Around each begin, which moves against them by `drift` ns over the run. Its distance from the middle falls with the
-    width, as launches under load make it: 60 to 90 us, and the last tenth wider by `load` of that."""
+    """Around each begin, which moves against them by `drift` ns over the run. Its distance from the middle falls with
+    the width, as launches under load make it: 60 to 90 us, and the last tenth wider by `load` of that."""
     begins = trace.scopes[trace.scopes["name"] == trace.strings.index("tick")]["gpu_begin"]
     random = np.random.default_rng(3)
     width = random.uniform(60, 90, SCOPES) * US * np.where(np.arange(SCOPES) >= SCOPES * 9 // 10, 1 + load, 1)
@@ -47,7 +47,8 @@ def test_a_steady_clock_passes(trace):
     assert found["passed"]
     for name in ("by_brackets", "by_kineto"):
         assert abs(found[name]["ns"]) <= 500
-        assert found[name]["low"] <= 50 and found[name]["high"] >= -50
+        assert found[name]["low"] <= 50
+        assert found[name]["high"] >= -50
     assert all(part["inside"] == 1 for part in found["parts"])
     assert sum(part["scopes"] for part in found["parts"]) == SCOPES
     assert text(found).endswith("pass")
@@ -83,9 +84,11 @@ def test_one_reference_does_not_outvote_the_other(trace, drifts):
 def test_what_cannot_be_compared_does_not_pass(trace):
     found = figures(trace, brackets(trace, 0, load=2), kineto(trace))  # no bracket of the end is as tight as another
     assert found["by_brackets"]["compared"] == 0
-    assert not found["passed"] and "brackets of equal width: nothing to compare" in text(found)
+    assert not found["passed"]
+    assert "brackets of equal width: nothing to compare" in text(found)
     found = figures(trace, brackets(trace, 0), {"begin": [], "end": []})
-    assert not found["passed"] and "Kineto's kernels: nothing to compare" in text(found)
+    assert not found["passed"]
+    assert "Kineto's kernels: nothing to compare" in text(found)
 
 
 def test_the_interval_holds_the_truth_and_grows_with_errors_that_last():

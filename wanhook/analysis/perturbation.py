@@ -39,8 +39,9 @@ class Perturbation:
     which each is the mean over the ranks that have it; warm-up is left out. None with fewer than 6 pairs.
 
     `found`: the whole interval lies above the promised 0.3 %. `step_ns` is the median of the muted steps;
-    `check_share_at_most`: how much of `time` the check itself can be, None on the host's clock. `beside_ns` is how long, in a recorded step, collectives run beside other work; recorded steps cannot be
-    compared with muted ones in that, but what was lost of it would be missing: `lost_share_at_most` bounds it.
+    `check_share_at_most`: how much of `time` the check itself can be, None on the host's clock. `beside_ns` is how
+    long, in a recorded step, collectives run beside other work; recorded steps cannot be compared with muted ones in
+    that, but what was lost of it would be missing: `lost_share_at_most` bounds it.
     """
 
     path: str
