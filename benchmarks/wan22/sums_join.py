@@ -21,7 +21,7 @@ from benchmarks.kineto_match import Kernels, by_ends
 from wanhook.analysis import intervals
 from wanhook.analysis.bandwidth import operation
 from wanhook.analysis.exposure import exposed_intervals
-from wanhook.analysis.span_classes import classify, correction, pair_cost
+from wanhook.analysis.span_classes import classify, correction, event_costs, pair_cost
 from wanhook.analysis.turns import turns
 from wanhook.tracefile.model import Trace
 
@@ -111,7 +111,8 @@ def _calls(trace: Trace, known: dict[str, int]) -> np.ndarray:
         out[name] = calls[name][timed]
     out["correction"], out["exposed"] = less[timed], (exposed_end - exposed_begin)[timed]
     for device in np.unique(calls["device"][timed]).tolist():
-        out["pair"][calls["device"][timed] == device] = pair_cost(trace.meta, device).ns
+        own = calls["device"][timed] == device
+        out["pair"][own] = event_costs(calls[timed][own], pair_cost(trace.meta, device))
     for at, call in enumerate(calls[timed]):
         out["name"][at] = known.setdefault(_name(trace, call["op"], call["role"]), len(known))
     taken = turns(trace)

@@ -225,3 +225,43 @@ def test_events_of_nccls_within_ours_cost_as_much_again(builder, tmp_path):
     trace = classified(builder, tmp_path)
     assert only(trace) == (SpanClass.BUSY_ALONE, BUSY_BEGIN + EVENT, BUSY_END + EVENT)
     assert correction(trace).tolist() == [PAIR + 2 * EVENT]
+
+
+def listed(builder, op: str, *lengths: int) -> None:
+    for number, length in enumerate(lengths):
+        at = (number + 1) * 10 * MS
+        builder.collective(op, at - 500 * US, returned=at - 450 * US, gpu=(at, at + length), stream=0, bytes_in=64)
+
+
+def test_copies_behind_the_kernel_are_no_part_of_it(builder, tmp_path):
+    """The fastest call takes 36 us without its events, so no copy takes more than 40."""
+    listed(builder, "c10d::allgather_", 36 * US + PAIR, 300 * US)
+    trace = classified(builder, tmp_path)
+    calls = trace.collectives
+    assert calls["span_class"].tolist() == [SpanClass.BUSY_ALONE] * 2
+    assert calls["begin_slack"].tolist() == [BUSY_BEGIN, BUSY_BEGIN + 264 * US - PAIR]
+    assert calls["end_slack"].tolist() == [36 * US + PAIR, BUSY_END + 40 * US]
+    assert correction(trace).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("op", ["reduce_scatter_", "gather_", "scatter_"])
+def test_a_kernel_behind_copies_begins_anywhere(builder, tmp_path, op):
+    listed(builder, op, 36 * US, 300 * US)
+    trace = classified(builder, tmp_path)
+    assert trace.collectives["begin_slack"].tolist() == [36 * US, 300 * US]
+    assert trace.collectives["end_slack"].tolist() == [BUSY_END, BUSY_END]
+    assert correction(trace).tolist() == [0, 0]
+
+
+def test_copies_beside_other_work_take_anything(builder, tmp_path):
+    listed(builder, "allgather_", 36 * US, 300 * US)
+    builder.scope("block", 0, 10, gpu=(20 * MS, 21 * MS), stream=5)
+    assert classified(builder, tmp_path).collectives["end_slack"].tolist()[1] == 300 * US
+
+
+@pytest.mark.parametrize("op", ["alltoall_", "_allgather_base_", "_reduce_scatter_base_"])
+def test_what_is_not_copied_is_bounded_and_corrected_as_ever(builder, tmp_path, op):
+    listed(builder, op, 36 * US)
+    trace = classified(builder, tmp_path)
+    assert only(trace) == (SpanClass.BUSY_ALONE, BUSY_BEGIN, BUSY_END)
+    assert correction(trace).tolist() == [PAIR]

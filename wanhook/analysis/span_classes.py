@@ -13,6 +13,9 @@ the file. A call is on from its turn to its end:
 - *busy-alone*: neither. The two events cost a constant.
 - *unknown*: the call ran on a stream that no scope is about, beside streams of which nothing is known.
 
+Copies of torch's within the interval (`list_copies`) are no part of the kernel: the interval is not corrected, and the
+kernel's edge beside them can lie anywhere, or be farther by as long as the fastest call alike took whole.
+
 What is both idle and overlapped is called overlapped, and has the wider of both bounds. "Alone" means that nothing ran
 that wanhook recorded: work on a stream without scopes and collectives is not seen.
 """
@@ -25,6 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wanhook.analysis import intervals
+from wanhook.analysis.list_copies import copied
 from wanhook.analysis.turns import LAUNCH, turns
 from wanhook.tracefile.clock import Clock
 from wanhook.tracefile.format import CollectiveFlags, ScopeType, SpanClass
@@ -87,28 +91,31 @@ def classify(trace: Trace) -> None:
     followed[taken.behind[taken.behind >= 0]] = True
     for device in np.unique(calls["device"][open_]).tolist():
         own = np.flatnonzero(open_ & (calls["device"] == device))
-        cost = _costs(calls[own], pair_cost(trace.meta, device))
+        cost = event_costs(calls[own], pair_cost(trace.meta, device))
         here = scopes[scopes["device"] == device]
-        _classify_device(calls, own, here, trace.clock, cost, taken.turn[own], followed[own])
+        fastest = _classify_device(calls, own, here, trace.clock, cost, taken.turn[own], followed[own])
+        _make_room_for_copies(trace, own, fastest, taken.behind[own] >= 0, followed[own])
 
 
 def correction(trace: Trace) -> np.ndarray:
     """What to take off the time from each collective's turn to its end to have its kernel's length (int64[n], ns): the
-    cost of the event pair where the class is busy-alone, else 0. `classify` goes first.
+    cost of the event pair where the class is busy-alone and torch copies nothing beside, else 0. `classify` goes first.
 
     A call that waited for its turn keeps its time as it is: its begin event had long passed, and its end event is as
     late behind its kernel as that of the call before, which gave the turn."""
     calls = trace.collectives
     out = np.zeros(len(calls), np.int64)
     alone = (calls["span_class"] == SpanClass.BUSY_ALONE) & (calls["gpu_begin"] >= 0) & (turns(trace).behind < 0)
+    before, behind = copied(trace.strings, calls["op"])
+    alone &= ~before & ~behind
     for device in np.unique(calls["device"][alone]).tolist():
         own = alone & (calls["device"] == device)
-        out[own] = _costs(calls[own], pair_cost(trace.meta, device))
+        out[own] = event_costs(calls[own], pair_cost(trace.meta, device))
     return np.minimum(out, np.maximum(calls["gpu_end"] - calls["gpu_begin"], 0))
 
 
-def _costs(calls: np.ndarray, pair: PairCost) -> np.ndarray:
-    """What the events of each call add to its kernel (int64[n], ns)."""
+def event_costs(calls: np.ndarray, pair: PairCost) -> np.ndarray:
+    """What the events of each call add to its kernel (int64[n], ns): our pair, and NCCL's own where it keeps them."""
     return pair.ns + 2 * pair.event_ns * _around_events(calls)
 
 
@@ -156,8 +163,9 @@ def bounds_of(calls: np.ndarray) -> KernelBounds | None:
 def _classify_device(
     collectives: np.ndarray, own: np.ndarray, scopes: np.ndarray, clock: Clock, pair: np.ndarray, turn: np.ndarray,
     followed: np.ndarray,
-) -> None:  # fmt: skip
-    """`turn` and `followed` of the calls `own`: when theirs came (ns), and whether another one waited for their end."""
+) -> np.ndarray:  # fmt: skip
+    """`turn` and `followed` of the calls `own`: when theirs came (ns), and whether another one waited for their end.
+    Returns `_fastest_alike` of them."""
     calls = collectives[own]
     begin, end = calls["gpu_begin"], calls["gpu_end"]
     queued = turn - begin
@@ -187,6 +195,21 @@ def _classify_device(
     collectives["span_class"][own] = classes
     collectives["begin_slack"][own] = np.clip(late, 0, np.minimum(length, MAX_SLACK))
     collectives["end_slack"][own] = np.clip(early, 0, np.minimum(length, MAX_SLACK))
+    return fastest
+
+
+def _make_room_for_copies(
+    trace: Trace, own: np.ndarray, fastest: np.ndarray, queued: np.ndarray, followed: np.ndarray
+) -> None:
+    """Widen the bounds of calls that torch copies beside. Copies behind the kernel take no longer than the fastest call
+    alike, kernel and copies, where nothing else can have slowed or delayed them."""
+    calls = trace.collectives[own]
+    length = np.minimum(calls["gpu_end"] - calls["gpu_begin"], MAX_SLACK)
+    before, behind = copied(trace.strings, calls["op"])
+    steady = (calls["span_class"] == SpanClass.BUSY_ALONE) & (fastest > 0) & ~queued & ~followed
+    most = np.minimum(calls["end_slack"] + np.rint(fastest / FASTER).astype(np.int64), length)
+    trace.collectives["begin_slack"][own] = np.where(before, length, calls["begin_slack"])
+    trace.collectives["end_slack"][own] = np.where(behind, np.where(steady, most, length), calls["end_slack"])
 
 
 def _fastest_alike(calls: np.ndarray, kernels: np.ndarray) -> np.ndarray:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from wanhook.analysis.paired_change import FEWEST, Change
-from wanhook.analysis.perturbation import Perturbation, Unchecked
+from wanhook.analysis.perturbation import PROMISED, Perturbation, Unchecked
 from wanhook.report.build import Report
 from wanhook.report.sheet import Sheet
 from wanhook.report.text import ms, percent
 
+WORTH_A_WORD = 0.0001  # of a step, what the check itself adds
 _CLOCKS = {"gpu": "GPU time", "host": "host time"}
 
 
@@ -27,7 +28,10 @@ def _cost(each: Perturbation) -> str:
     if each.time is None:
         return f"Recording cost of {each.path}: unknown, {each.pairs} pairs of steps are too few; {FEWEST} will do."
     clock = _CLOCKS[each.clock]
-    return f"Recording cost {signed(each.time)} of the {clock} of {each.path}, over {each.pairs} pairs of steps."
+    line = f"Recording cost {signed(each.time)} of the {clock} of {each.path}, over {each.pairs} pairs of steps"
+    line += f": more than the {100 * PROMISED:.1f} % that it may." if each.found else "."
+    own = each.check_share_at_most or 0
+    return line + (f" Of it up to {100 * own:.2f} % can be the check's own." if own >= WORTH_A_WORD else "")
 
 
 def _overlap(each: Perturbation) -> str:
