@@ -19,6 +19,7 @@
 #include "hooks/coalesced_group.h"
 #include "hooks/collective_hook.h"
 #include "hooks/memory_hook.h"
+#include "hooks/process_groups.h"
 #include "python/role_type.h"
 #include "python/scope_types.h"
 #include "python/wait_functions.h"
@@ -174,6 +175,10 @@ PYBIND11_MODULE(_C, module) {
   module.def("enter_coalesced", &enter_coalesced);
   module.def("leave_coalesced", &leave_coalesced);
   module.def("open_coalesced", &open_coalesced);
+  // 0: all of them; -1 is nobody's address.
+  module.def(
+      "forget_group", [](int64_t address) { forget_group(reinterpret_cast<const c10d::ProcessGroup*>(address)); },
+      without_gil);
   module.def("launch_coalesced", &launch_coalesced);
   module.def("set_watermark", [](std::optional<float> share, const py::object& reached) {
     set_watermark(share.value_or(kNoWatermark), reached.ptr());

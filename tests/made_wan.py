@@ -193,6 +193,8 @@ def save_one_process(directory: Path) -> Path:
     """One process without a rank, on the CPU: a recording that dropped records, and one in which it died."""
     for life in range(2):
         builder = TraceBuilder(None, None, device="cpu", life=life, state=0 if life else FileState.STOPPED)
+        if life:
+            builder.snapshot(0, [], [], reason="start", device=-1, allocated=0, active=0, requested=0)
         wan = WanRank(builder, on_gpu=False)
         request = wan.scope("request", 0, None if life else 500 * MS)
         wan.scope("text_encode", MS, 40 * MS, request)

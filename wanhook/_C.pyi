@@ -85,6 +85,9 @@ def enter_coalesced() -> int:
     """Calls of this thread belong to a new coalescing manager now; what to give back to leave_coalesced."""
 
 def leave_coalesced(previous: int) -> None: ...
+def forget_group(address: int) -> None:
+    """That process group is gone; 0: all are."""
+
 def open_coalesced() -> None:
     """NCCL's group begins: calls of this thread are members from here on."""
 

@@ -15,7 +15,7 @@ from wanhook import attach, metadata, run_directory, settings, spool, watermark
 from wanhook._native import load as load_native
 from wanhook.decorators import decorate
 from wanhook.errors import WanhookError
-from wanhook.integrations import coalescing, dynamo, fsdp, kernel_window
+from wanhook.integrations import c10d, dynamo, fsdp, kernel_window
 
 _C = load_native()
 
@@ -303,7 +303,7 @@ def _at_exit() -> None:
 
 _C.set_outermost_hooks(_begin_outermost, _end_outermost, decorate)
 attach.attach()
-coalescing.install()
+c10d.install()
 dynamo.install()
 if "fsdp" in settings.from_environment().integrations:
     fsdp.install()

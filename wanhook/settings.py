@@ -151,7 +151,7 @@ def _verified(value: str | None) -> str:
 
 def usable_max_mb(value: str) -> int | None:
     """A cap in MiB; None for what is no whole number, too small or too large."""
-    usable = value.isdecimal() and MIN_MAX_MB <= int(value) <= MOST_MAX_MB
+    usable = re.fullmatch(r"[0-9]{1,9}", value) and MIN_MAX_MB <= int(value) <= MOST_MAX_MB
     return int(value) if usable else None
 
 

@@ -1,6 +1,6 @@
 // Where the hooks' host time goes inside a real program, whose code and data keep pushing ours out of the caches: the
-// ticks of each call by part of a hook. Only in a build with -DWANHOOK_PROFILE_HOOKS (benchmarks/hook_profile.py);
-// otherwise nothing.
+// ticks of each call by part of a hook. Only in a build with -DWANHOOK_PROFILE_HOOKS
+// (benchmarks/wan22/hook_profile.py); otherwise nothing.
 #pragma once
 
 #include <array>

@@ -139,7 +139,7 @@ bool write_blocks(Recording* recording, const CpuState& state, uint32_t snapshot
   return true;
 }
 
-void write_state(Recording* recording, const CpuState& state, StateReason reason) noexcept {
+bool write_state(Recording* recording, const CpuState& state, StateReason reason) noexcept {
   StateBeginRecord begin{};
   begin.kind = static_cast<uint8_t>(Kind::kStateBegin);
   begin.reason = static_cast<uint8_t>(reason);
@@ -158,15 +158,16 @@ void write_state(Recording* recording, const CpuState& state, StateReason reason
   end.tick = tick_now();
   written = written && append_state(recording, end, reason);
   if (!written) recording->file().add_dropped(1);
+  return written;
 }
 
 void write_cpu_state(Recording* recording, StateReason reason) noexcept {
   try {
     const CpuState state = take_state(recording, reason);
-    if (state.sequence != 0) write_state(recording, state, reason);
-  } catch (...) {
-    return;  // no memory for the list: readers claim nothing from here on
+    if (state.sequence != 0 && write_state(recording, state, reason)) return;
+  } catch (...) {  // no memory for the list
   }
+  recording->allocator_event_lost();  // so that a state is written as soon as one can be
 }
 
 }  // namespace

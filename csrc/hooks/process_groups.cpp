@@ -161,4 +161,15 @@ KnownGroup* find_group(const c10::intrusive_ptr<c10d::ProcessGroup>& group) noex
   }
 }
 
+void forget_group(const c10d::ProcessGroup* group) noexcept {
+  if (Recorder::in_forked_child()) return;
+  const std::lock_guard<std::mutex> lock(mutex);
+  for (Place& place : places) {
+    const c10d::ProcessGroup* there = place.group.load(std::memory_order_relaxed);
+    if (there != nullptr && there != kGone && (group == nullptr || there == group)) {
+      place.group.store(kGone, std::memory_order_relaxed);
+    }
+  }
+}
+
 }  // namespace wanhook

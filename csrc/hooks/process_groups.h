@@ -24,4 +24,7 @@ struct KnownGroup {
 // Never null, never freed. The first call for a group takes a lock; later ones do not.
 KnownGroup* find_group(const c10::intrusive_ptr<c10d::ProcessGroup>& group) noexcept;
 
+// The group, or with null all groups, are gone: whoever comes to the address is another one, however alike.
+void forget_group(const c10d::ProcessGroup* group) noexcept;
+
 }  // namespace wanhook

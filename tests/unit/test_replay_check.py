@@ -206,6 +206,21 @@ def test_a_host_is_known_from_its_first_event(tmp_path):
     assert replay.exact_at(np.arange(3)).all()
 
 
+@pytest.mark.parametrize("reason", ["resume", None])
+def test_a_later_recording_of_a_host_needs_a_state(tmp_path, reason):
+    """The recorder's allocator was new in the process's first one alone: what lives since then is not seen again."""
+    builder = TraceBuilder(device="cpu", life=1)
+    builder.alloc(A, 1000, 2 * STEP)
+    if reason is not None:
+        rows = [{"address": B, "size": 500, "requested": 500, "state": 1},
+                {"address": A, "size": 1000, "requested": 1000, "state": 1}]  # fmt: skip
+        builder.snapshot(3 * STEP, [], rows, device=-1, reason=reason, allocated=1500, active=1500, requested=1500)
+    trace = opened(builder, tmp_path)
+    replay = DeviceReplay(trace, -1)
+    assert not replay.exact_at(np.arange(1)).any()
+    assert bool(check_replay(trace, replay).refused) == (reason is None)
+
+
 def test_devices_are_apart(builder, tmp_path):
     builder.allocator(AllocatorAction.SEGMENT_ALLOC, B, 2 * MIB, STEP, device=1)
     builder.snapshot(2 * STEP, device=1, reason="start")

@@ -158,7 +158,7 @@ def test_unknown_level_is_reported(value, capsys):
     assert capsys.readouterr().err == f"wanhook: WANHOOK_LEVEL={value!r} is not one of stage, block, op; using op\n"
 
 
-@pytest.mark.parametrize("value", ["lots", "-5", "3", "0", "1e3", "64MB", "6.5", "²"])
+@pytest.mark.parametrize("value", ["lots", "-5", "3", "0", "1e3", "64MB", "6.5", "²", "٣٤٥٦", "9" * 5000])
 def test_unusable_cap_is_reported(value, capsys):
     assert from_environment({"WANHOOK_MAX_MB": value}).max_mb == settings.DEFAULT_MAX_MB
     said = capsys.readouterr().err

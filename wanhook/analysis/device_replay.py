@@ -46,6 +46,8 @@ class DeviceReplay:
         placed = sorted(((self._position_of(found), found) for found in states), key=lambda state: state[0])
         self.known = [state for state in placed if state[1].reason in _STATE_KNOWN_AGAIN]
         self.checks = [state for state in placed if state[1].reason not in _STATE_KNOWN_AGAIN]
+        # The twin of the CPU's allocator begins with the process's first recording; later ones need a state.
+        self._new_at_start = device < 0 and int(trace.header["life"]) == 0
         self._paused = self._pauses(trace)
         settings = settings_of(trace)
         self.refused = self._refusals(trace, settings)
@@ -56,7 +58,7 @@ class DeviceReplay:
             [_replay.KnownState(position, found.segments, found.blocks) for position, found in self.known],
             self.settings,
             host=device < 0,
-            complete_from_start=device < 0,
+            complete_from_start=self._new_at_start,
             largest_free=largest_free,
             blocks=blocks,
             maps_at=sorted({*maps_at, *compared}),
@@ -101,7 +103,7 @@ class DeviceReplay:
     def first_known(self) -> tuple[int, Snapshot] | None:
         """The (position, snapshot) before which nothing is known; None on the CPU that is known from its first event
         on, because the recorder's own allocator was new then."""
-        if self.device < 0 and self.known and self.known[0][1].reason != "start":
+        if self._new_at_start and self.known and self.known[0][1].reason != "start":
             return None
         return self.known[0] if self.known else None
 
@@ -120,7 +122,8 @@ class DeviceReplay:
 
     def _refusals(self, trace: Trace, settings: _replay.Settings | str) -> list[str]:
         if self.device < 0:
-            return []
+            alone = self._new_at_start or self.known
+            return [] if alone else ["no snapshot tells what was allocated before the recording"]
         why = [settings] if isinstance(settings, str) else []
         if not self.known:
             why.append("no snapshot tells what was allocated before the recording")

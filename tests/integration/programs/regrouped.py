@@ -21,8 +21,8 @@ def gloo_threads() -> int:
 wanhook.start("run")
 addresses = set()
 for number in range(int(sys.argv[1])):
-    size = 2 + number % 3
-    dist.init_process_group("fake", store=FakeStore(), rank=number % 2, world_size=size)
+    size = 2 + number % 3 if number < int(sys.argv[1]) // 2 else 2
+    dist.init_process_group("fake", store=FakeStore(), rank=number % 2 if size > 2 else 0, world_size=size)
     address = dist.group.WORLD._id()
     dist.all_reduce(torch.ones(size))
     print(size, address in addresses)

@@ -40,10 +40,10 @@ def difference(before: dict, after: dict) -> set[str]:
 untouched = attributes()
 
 import wanhook.recording
-from wanhook.integrations import coalescing, fsdp
+from wanhook.integrations import c10d, fsdp
 from wanhook.integrations import wan as integration
 
-_TOGETHER = (coalescing, fsdp, integration)
+_TOGETHER = (c10d, fsdp, integration)
 
 
 def attach() -> None:
