@@ -186,7 +186,6 @@ PYBIND11_MODULE(_C, module) {
   module.def("inject_disk_fault", &disk::inject_fault);
   module.def("inject_memory_use", &inject_memory_use);
   add_hook_times(module);
-  module.def("set_resolver_nap", &resolver::set_nap);
   module.def("spans_outstanding", &SpanTimer::outstanding);
   module.def("cpu_memory_totals", [] {
     const CpuMemoryTotals totals = cpu_memory_totals();

@@ -100,8 +100,5 @@ def inject_disk_fault(after: int, error: int) -> None:
 def inject_memory_use(share: float) -> None:
     """From now on stages take no memory sample and this share is in use; a negative one ends that."""
 
-def set_resolver_nap(nanoseconds: int) -> None:
-    """How long the resolver sleeps between its rounds from the next one on, 10 ms unless this was called."""
-
 def spans_outstanding() -> int: ...
 def cpu_memory_totals() -> tuple[int, int]: ...

@@ -24,7 +24,6 @@ constexpr int64_t kNap = 10'000'000;
 constexpr int64_t kMutedNap = 1'000'000'000;
 constexpr int64_t kSamplePeriod = 1'000'000'000;
 
-std::atomic<int64_t> nap{kNap};
 std::atomic<bool> running{false};
 std::atomic<bool> give_up{false};
 
@@ -63,7 +62,7 @@ class Rounds {
       for (const Recorder::Unfinished& each : unfinished) {
         if (each.stopped) finish_if_done(each);
       }
-      Recorder::get().resolver_wake().sleep(Recorder::muted() ? kMutedNap : nap.load(std::memory_order_relaxed));
+      Recorder::get().resolver_wake().sleep(Recorder::muted() ? kMutedNap : kNap);
     }
   }
 
@@ -156,8 +155,6 @@ bool ensure_running() noexcept {
   if (error != 0) running.store(false);
   return error == 0;
 }
-
-void set_nap(int64_t nanoseconds) noexcept { nap.store(nanoseconds, std::memory_order_relaxed); }
 
 bool wait_finished(Recording* recording, int64_t timeout_ns) noexcept {
   if (Recorder::in_forked_child()) return true;

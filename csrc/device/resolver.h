@@ -16,9 +16,6 @@ namespace resolver {
 // Starts the thread if there is none yet. False when the system gives no thread.
 bool ensure_running() noexcept;
 
-// How long it sleeps between rounds, ns, from the next one on. For measurements of what its rounds cost.
-void set_nap(int64_t nanoseconds) noexcept;
-
 // Waits until `recording` is finished, at most `timeout_ns`. True when it is.
 bool wait_finished(Recording* recording, int64_t timeout_ns) noexcept;
 
