@@ -72,7 +72,9 @@ def test_children_that_inherit_a_rank_leave_no_file(tmp_path, what):
     directory = tmp_path / "here"
     ended = run_program("autoload", directory, what, WANHOOK="1", RANK="0", WORLD_SIZE="2", LOCAL_RANK="0")
     assert not left(ended)["cuda"]
-    assert ended.errors == ""
+    # Not "nothing at all": the thread of a loader's queue can outlast the interpreter, and then Python itself complains
+    # of a leaked semaphore, recorded or not.
+    assert ended.own_lines == [] and "Traceback" not in ended.errors
     assert [file.name for file in directory.iterdir()] == (["spawned-0"] if what == "spawn" else [])
     if what == "spawn":
         assert not json.loads((directory / "spawned-0").read_text())["cuda"]
