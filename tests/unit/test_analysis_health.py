@@ -4,6 +4,8 @@ from made_trace import TraceBuilder
 from made_wan import DeadProcesses
 from wanhook.analysis.health import file_health
 from wanhook.analysis.last_moments import LastCollective, LastMoments
+from wanhook.report.build import build
+from wanhook.report.terminal import render
 from wanhook.tracefile.model import load
 
 SECOND = 1_000_000_000
@@ -118,3 +120,17 @@ def test_last_collective_that_was_done_or_failed(tmp_path):
     builder.collective("allreduce_", 10, returned=11, failed=20, thread=2)
     states = [thread.collective.state for thread in health(builder, tmp_path).moments]
     assert states == ["completed", "failed"]
+
+
+def test_a_copy_that_stopped_early_did_not_end_cleanly(tmp_path):
+    """The End record is in the first chunk, so that nothing else of it says so."""
+    path = tmp_path / "a.wanhook"
+    builder = TraceBuilder(chunk_bytes=1 << 18)
+    builder.end(SECOND)
+    assert not health(builder, tmp_path).damaged
+    path.write_bytes(path.read_bytes()[:-4096])
+    run = load(path, machine=DeadProcesses())
+    assert (file_health(run.traces)[0].damaged, kinds(file_health(run.traces)[0])) == (True, ["damage"])
+    text = render(build(run), sections=["recording"])
+    assert "4096 bytes missing" in text
+    assert "ended cleanly" not in text

@@ -198,6 +198,12 @@ def test_an_exception_is_said(tmp_path):
     assert records(tmp_path, builder)[0].incomplete == ["rank 0 left it by an exception"]
 
 
+def test_a_damaged_file_makes_no_complete_record(tmp_path):
+    builder = wan_rank()
+    builder.record(3, b"no json", tick=0)
+    assert records(tmp_path, builder)[0].incomplete == ["the file of rank 0 is damaged"]
+
+
 def test_a_request_in_a_request_is_none_of_its_own(tmp_path):
     builder = TraceBuilder()
     outer = builder.scope("job", 0, 9 * SECOND)

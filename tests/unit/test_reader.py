@@ -183,6 +183,16 @@ def test_a_truncated_file_gives_the_good_prefix(path, cut):
         assert slots.damage.lines()[0].startswith(f"{63 - whole} records cut off with the end of the file")
 
 
+@pytest.mark.parametrize("state", list(layout.FileState))
+def test_an_ended_file_without_whole_chunks_was_cut_off(path, state):
+    """Also where all records of the last chunk that is there are: a recorder that grows its file may be in between."""
+    save(path, TraceBuilder().to_bytes()[:FIRST] + chunk(marks(3), 3)[: CHUNK // 2], state=state)
+    slots = Slots(path)
+    assert ticks(slots) == [0, 1, 2]
+    cut = [f"{CHUNK // 2} bytes missing from the chunk that the file ends in, and what came behind it"]
+    assert slots.damage.lines() == ([] if state == layout.FileState.RECORDING else cut)
+
+
 def test_a_file_cut_while_it_is_read_gives_empty_slots(path, monkeypatch):
     path.write_bytes(TraceBuilder().to_bytes()[:FIRST] + chunk(marks(3), 3) + chunk(marks(3, 9), 3))
     table = Slots._chunk_table

@@ -58,6 +58,11 @@ class FileHealth:
     moments: list[LastMoments]
     problems: list[Problem]
 
+    @property
+    def damaged(self) -> bool:
+        """Whether the file is not what its recorder left."""
+        return any(problem.kind == "damage" for problem in self.problems)
+
 
 def file_health(traces: Iterable[Trace]) -> list[FileHealth]:
     """One value a trace file, in the order of the traces."""

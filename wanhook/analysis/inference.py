@@ -222,6 +222,8 @@ def _incomplete(run: Run, found: list[_Found]) -> list[str]:
             why.append(f"{who} left it by an exception")
         if window.trace.health.dropped:
             why.append(f"{who} dropped {window.trace.health.dropped} records")
+        if window.trace.health.damage:
+            why.append(f"the file of {who} is damaged")
         why += _not_recorded(who, one.gaps)
     return why
 

@@ -165,7 +165,7 @@ def _last_call(call: LastCollective, end_ns: int) -> str:
 
 def _reassurance(report: Report) -> str:
     files = report.health
-    clean = [file for file in files if file.ending == "clean" and not file.dropped and not file.unresolved]
+    clean = [file for file in files if file.ending == "clean" and not (file.dropped or file.unresolved or file.damaged)]
     ended = "ended cleanly, dropped nothing and left no GPU time unresolved"
     if len(clean) == len(files):
         parts = [f"{_files(len(files))} {ended}."]

@@ -156,7 +156,16 @@ class Slots:
                 self.note("records cut off with the end of the file", min(count, capacity) - there, offset)
             offsets.append(offset)
             counts.append(min(count, capacity, there))
+        self._note_missing_end()
         return offsets, counts
+
+    def _note_missing_end(self) -> None:
+        """A recorder that ends leaves whole chunks. A copy that stopped early can lack all the others, and still hold
+        the End record, which is in an early chunk."""
+        beyond = (self.size - self.header["header_bytes"]) % self.header["chunk_bytes"]
+        if beyond:
+            missing = "bytes missing from the chunk that the file ends in, and what came behind it"
+            self.note_loose_end(missing, self.header["chunk_bytes"] - beyond)
 
     def _load(self, file: BinaryIO, offsets: list[int], counts: list[int]) -> None:
         ends = np.cumsum(np.array(counts, np.int64))
