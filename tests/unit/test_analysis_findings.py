@@ -49,6 +49,35 @@ def test_repeated_stage_is_the_one_with_the_most_time(tmp_path):
     assert repeated_stage(scope_table(traces)).path == STEP
 
 
+def test_repeated_stage_is_no_part_of_a_load(tmp_path):
+    """Two experts that load longer than the few steps of a distilled model take."""
+    builder = TraceBuilder()
+    loading = builder.scope("load", 0, 1000, gpu=(0, 1000))
+    for at in (0, 500):
+        builder.scope("load_dit", at, at + 450, gpu=(at, at + 450), parent=loading)
+    request = builder.scope("request", 1000, 1100, gpu=(1000, 1100))
+    for at in (1000, 1040):
+        builder.scope("step", at, at + 40, gpu=(at, at + 40), parent=request)
+    run = load(builder.save(tmp_path / "a.wanhook"))
+    assert repeated_stage(scope_table(run.traces)).path == "request/step"
+    kinds = look_at(run.traces, scope_table(run.traces), memory_of(run.traces))
+    told = [finding.figures["path"] for finding in kinds if finding.kind == "stage"]
+    assert told == ["load/load_dit", "request/step"]
+
+
+def test_repeated_stage_is_the_denoising_step_where_there_is_one(tmp_path):
+    """Of two requests too, and where the rank died in a step: its forward has ended twice, the step once."""
+    builder = TraceBuilder()
+    for begin in (0, 1000):
+        request = builder.scope("request", begin, begin + 900, gpu=(begin, begin + 900))
+        step = builder.scope(
+            "denoise_step", begin, None if begin else 400, gpu=None if begin else (0, 400), parent=request
+        )
+        builder.scope("dit_forward", begin, begin + 390, gpu=(begin, begin + 390), parent=step)
+    traces = load(builder.save(tmp_path / "a.wanhook")).traces
+    assert repeated_stage(scope_table(traces)).path == "request/denoise_step"
+
+
 def test_findings_carry_their_figures(tmp_path):
     found = findings(load(save_two_gpus(tmp_path)))
     assert list(found) == ["stage", "warm-up", "collectives", "ranks", "slack", "activation"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from wanhook.analysis.collective_shares import ALL, OWN, CollectiveShare, collective_shares
 from wanhook.analysis.exposed_table import ExposedRow, Exposure
 from wanhook.analysis.finding import Finding
+from wanhook.analysis.loading import is_component
 from wanhook.analysis.memory import DeviceMemory
 from wanhook.analysis.memory_findings import memory_findings
 from wanhook.analysis.ranks import RANKS_DIFFER, largest, mean_total
@@ -16,6 +17,7 @@ from wanhook.analysis.scopes import ScopeRow
 if TYPE_CHECKING:
     from wanhook.tracefile.model import Trace
 
+_STEP = "denoise_step"  # as Wan's integration and the demo name it
 # What is below these is not worth a sentence: share of a stage, first occurrence by mean.
 _SHARE, _WARM_UP = 0.01, 1.5
 _TRY_FSDP = (
@@ -33,7 +35,7 @@ def look_at(
     shares = collective_shares(traces, step.path) if step else []
     rank = _largest_rank(traces, scopes)
     exposed = _exposed(exposure) if exposure else []
-    found = [_largest_stage(scopes), _warm_up(step), *_filled(step, shares), *exposed, rank]
+    found = [*_largest_stages(scopes), _warm_up(step), *_filled(step, shares), *exposed, rank]
     expandable = any("expandable_segments:True" in str(settings) for settings in map(_allocator_settings, traces))
     return [finding for finding in found if finding] + memory_findings(memory, scopes, expandable)
 
@@ -44,21 +46,33 @@ def _allocator_settings(trace: Trace) -> object:
 
 
 def repeated_stage(scopes: list[ScopeRow]) -> ScopeRow | None:
-    """The stage that recurs on a rank and takes the most time: the denoising step of a request."""
-    stages = [row for row in scopes if row.level == "stage" and row.type == "trace"]
+    """The stage that recurs on a rank and takes the most time: the denoising step of a request.
+
+    One that is named so goes before others: two requests recur as well, and where a rank died in a step, what the step
+    holds has ended more often than the step. What is part of a load is none: two experts are loaded, for minutes."""
+    stages = [row for row in scopes if row.level == "stage" and row.type == "trace" and not _loads(row)]
     recurring = [row for row in stages if row.ranks and max(row.occurrences.values()) > 1]
-    return max(recurring, key=_total, default=None)
+    return max([row for row in recurring if row.name == _STEP] or recurring, key=_total, default=None)
+
+
+def _loads(row: ScopeRow) -> bool:
+    return any(map(is_component, row.path.split("/")))
 
 
 def _total(row: ScopeRow) -> float:
     return mean_total(row.ranks) or 0.0
 
 
-def _largest_stage(scopes: list[ScopeRow]) -> Finding | None:
+def _largest_stages(scopes: list[ScopeRow]) -> list[Finding]:
+    """Of the outermost stage with the most time, and if that is a load, of the largest that is none."""
     stages = [row for row in scopes if row.level == "stage"]
-    root = max((row for row in stages if row.depth == 0), key=_total, default=None)
-    if root is None or not _total(root):
-        return None
+    outermost = sorted((row for row in stages if row.depth == 0 and _total(row)), key=_total, reverse=True)
+    work = next((row for row in outermost if not _loads(row)), None)
+    roots = [row for row in outermost if row is outermost[0] or row is work]
+    return [finding for root in roots if (finding := _largest_inside(root, stages))]
+
+
+def _largest_inside(root: ScopeRow, stages: list[ScopeRow]) -> Finding | None:
     inside = [row for row in stages if row.path.startswith(root.path + "/")]
     # Of nested stages that each hold most of the time, the innermost says the most.
     most = [row for row in inside if _total(row) >= _total(root) / 2]

@@ -94,7 +94,7 @@ def load_table(traces: Sequence[Trace]) -> list[LoadRow]:
 def parts_of(trace: Trace) -> list[Part]:
     """The components that ended, by begin; the first MAX_PARTS."""
     scopes, figures = trace.scopes, _figures(trace)
-    named = np.array([_is_component(name) for name in trace.strings] or [False])
+    named = np.array([is_component(name) for name in trace.strings] or [False])
     stages = (scopes["level"] == ScopeLevel.STAGE) & (scopes["type"] == ScopeType.TRACE)
     chosen = (named[scopes["name"]] & stages) | np.isin(scopes["id"], list(figures))
     rows = np.flatnonzero(chosen & (scopes["end"] >= scopes["begin"]))[:MAX_PARTS]
@@ -118,7 +118,8 @@ def parts_of(trace: Trace) -> list[Part]:
     return found
 
 
-def _is_component(name: str) -> bool:
+def is_component(name: str) -> bool:
+    """Whether a stage of this name is part of a load."""
     return name in _NAMES or name.startswith("load_")
 
 
