@@ -294,6 +294,25 @@ def test_deferred_frees_wait_and_say_how_long(tmp_path):
     assert findings["deferred frees"].figures["peak_bytes"] == 24 * MIB
 
 
+def test_slack_adds_up_with_what_waits(tmp_path):
+    """At the reserved peak 20 of 40 MiB are allocated, 8 wait for another stream, 12 are free."""
+    builder = TraceBuilder()
+    device = MadeAllocator(builder)
+    step = builder.scope("step", 10, 500)
+    segment = device.segment(20 * MIB, 20, scope=step)
+    device.alloc(segment, 8 * MIB, 30, scope=step)
+    device.request_free(segment, 100, scope=step)
+    device.alloc(device.segment(20 * MIB, 110, scope=step), 20 * MIB, 120, scope=step)
+    text = analysed(builder, tmp_path)[1]["slack"].text
+    assert text.startswith(
+        "At the reserved peak of rank 0, in step, 20.0 of 40.0 MiB (50.0%) were reserved but not allocated: 12.0 MiB "
+        "free in the cache, the largest piece 12.0 MiB, and 8.0 MiB freed but waiting for another stream."
+    )
+    # torch collects nothing as long as nobody has called that.
+    assert "garbage_collection_threshold" in text
+    assert "set_per_process_memory_fraction()" in text
+
+
 def test_nothing_deferred_nothing_said(two_components):
     assert two_components[0].deferred is None
 

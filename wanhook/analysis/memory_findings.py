@@ -19,6 +19,11 @@ MIB = 1 << 20
 # What is below these shares of the peak is not worth a sentence; external fragmentation counts from a half on.
 _OF_RESERVED, _OF_ALLOCATED, _SCATTERED = 0.05, 0.25, 0.5
 _CONF = "PYTORCH_CUDA_ALLOC_CONF"
+# Without the fraction torch reads the threshold and never collects (`set_fraction` in CUDACachingAllocator.cpp).
+_COLLECTING = (
+    f"{_CONF}=garbage_collection_threshold:0.8, which torch heeds where torch.cuda.set_per_process_memory_fraction() "
+    "was called,"
+)
 
 
 def memory_findings(memory: list[DeviceMemory], scopes: list[ScopeRow], expandable: bool) -> list[Finding]:
@@ -104,7 +109,7 @@ def _retries(memory: list[DeviceMemory], expandable: bool) -> Iterator[Finding]:
     text = (
         f"{_counted(state.retries.retries, 'allocation')} {on(state.rank)} found no memory, gave the cache back to "
         f"the device and tried again{where}: each stops the GPU. {_less_scattered(expandable)}; or "
-        f"{_CONF}=garbage_collection_threshold:0.8 gives memory back before it is short."
+        f"{_COLLECTING} gives memory back before it is short."
     )
     yield Finding("retries", text, {"rank": state.rank, "retries": state.retries.retries})
 
@@ -136,11 +141,14 @@ def _slack(memory: list[DeviceMemory]) -> Iterator[Finding]:
     slack, reserved = moment.reserved_bytes - moment.allocated_bytes, moment.reserved_bytes
     if not reserved or slack < _OF_RESERVED * reserved:
         return
+    where = f", in {moment.path}" if moment.path else ""
+    pending = moment.active_bytes - moment.allocated_bytes
+    waiting = f", and {mib(pending)} MiB freed but waiting for another stream" if pending else ""
     text = (
-        f"At the reserved peak of {named(state.rank)}, {mib(slack)} of {mib(reserved)} MiB ({slack / reserved:.1%}) "
-        f"were reserved but not allocated: {mib(moment.free_bytes)} MiB free in the cache, the largest piece "
-        f"{mib(moment.largest_free_bytes)} MiB. {_CONF}=garbage_collection_threshold:0.8, or torch.cuda.empty_cache() "
-        "before that stage, gives back what lies unused."
+        f"At the reserved peak of {named(state.rank)}{where}, {mib(slack)} of {mib(reserved)} MiB "
+        f"({slack / reserved:.1%}) were reserved but not allocated: {mib(moment.free_bytes)} MiB free in the cache, "
+        f"the largest piece {mib(moment.largest_free_bytes)} MiB{waiting}. torch.cuda.empty_cache() before that stage, "
+        f"or {_COLLECTING} gives back what lies unused."
     )
     yield Finding("slack", text, {"rank": state.rank, "slack_bytes": slack, "reserved_bytes": reserved})
 
@@ -195,8 +203,8 @@ def _deferred(memory: list[DeviceMemory]) -> Iterator[Finding]:
     most = f" Most of it was allocated in {source_name(top.source)}." if top else ""
     text = (
         f"Up to {mib(waiting.peak_bytes)} MiB of {named(state.rank)} were freed and could not be used again, because "
-        f"another stream still held them (record_stream).{most} FSDP's limit_all_gathers=True bounds how far it runs "
-        "ahead."
+        f"another stream still held them (record_stream).{most} FSDP1's limit_all_gathers=True, its default, bounds "
+        "how far it runs ahead; FSDP2 does without record_stream."
     )
     yield Finding("deferred frees", text, {"rank": state.rank, "peak_bytes": waiting.peak_bytes})
 
