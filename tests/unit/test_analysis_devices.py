@@ -52,7 +52,7 @@ def test_clocks_that_fall_under_load(tmp_path):
     assert (state.sm_clock_min, state.slow_share) == (1400, 0.25)
     assert state.throttled == {"power cap": 0.25, "thermal, by the driver": 0.25}
     assert "fell to 1400 MHz, 29% below the 1980 MHz seen; 25% of 8 samples" in remarks["clock"].text
-    assert "power cap in 25%; thermal, by the driver in 25%" in remarks["throttled"].text
+    assert "power cap in 25%; thermal, by the driver in 25% of samples." in remarks["throttled"].text
     assert remarks.keys() == {"clock", "throttled"}
 
 

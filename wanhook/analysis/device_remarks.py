@@ -50,7 +50,7 @@ def _throttled(state: DeviceState) -> DeviceRemark | None:
     if not state.throttled:
         return None
     reasons = "; ".join(f"{name} in {share:.0%}" for name, share in state.throttled.items())
-    return DeviceRemark("throttled", f"The GPU held its clocks down under load (of samples): {reasons}.", [state.rank])
+    return DeviceRemark("throttled", f"The GPU held its clocks down under load: {reasons} of samples.", [state.rank])
 
 
 def _temperature(state: DeviceState) -> DeviceRemark | None:

@@ -70,8 +70,8 @@ def _queued(row: CollectiveRow) -> str:
     behind = row.queued_behind.items()
     whom = ", ".join(f"{name} {ms(length / ranks)}" if len(behind) > 1 else name for name, length in behind)
     return (
-        f"{_name(row)}: before their turn {row.queued} calls waited {ms(row.queued_ns / ranks)} ms a rank for an "
-        f"earlier call of the group, which is not in their times: {whom}."
+        f"{_name(row)}: {row.queued} of {row.calls} calls waited before their turn, {ms(row.queued_ns / ranks)} ms a "
+        f"rank, for an earlier call of the group; that is not in their times: {whom}."
     )
 
 
