@@ -35,14 +35,20 @@ _ONLY_THE_COMMANDS = (signal.SIGUSR1, signal.SIGUSR2)
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `wanhook run`, up to the command itself."""
-    made = argparse.ArgumentParser(prog="wanhook run", description="Record an unchanged program and print its report.")
-    made.add_argument(
-        "--out", type=Path, help="run directory; WANHOOK_OUT or a new one under wanhook-runs/ unless given"
+    made = argparse.ArgumentParser(
+        prog="wanhook run",
+        usage="wanhook run [-h] [--out DIR] [--level LEVEL] [--max-mb MIB] [--no-report] -- COMMAND ...",
+        description="Record an unchanged program and print its report.",
     )
-    made.add_argument("--level", choices=settings.LEVELS, help="deepest scopes to record (default: op)")
-    made.add_argument("--max-mb", type=_max_mb, metavar="MIB", help="cap of each rank's file in MiB")
+    about = "run directory; WANHOOK_OUT or a new one under wanhook-runs/ unless given"
+    made.add_argument("--out", type=Path, metavar="DIR", help=about)
+    about = f"deepest scopes to record: {', '.join(settings.LEVELS)} (default: WANHOOK_LEVEL, else op)"
+    made.add_argument("--level", choices=settings.LEVELS, metavar="LEVEL", help=about)
+    about = f"cap of each rank's file in MiB (default: WANHOOK_MAX_MB, else {settings.DEFAULT_MAX_MB})"
+    made.add_argument("--max-mb", type=_max_mb, metavar="MIB", help=about)
     made.add_argument("--no-report", action="store_true", help="print no report at the end")
-    made.add_argument("command", nargs=argparse.REMAINDER, help="-- and the program with its arguments")
+    about = "-- and the program with its arguments"
+    made.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...", help=about)
     return made
 
 
@@ -62,8 +68,13 @@ def main(arguments: list[str]) -> int:
         _say(f"cannot make the run directory {directory}: {error.strerror}. Pass another one with --out.")
         return NOT_EXECUTABLE
     before = set(directory.glob(_RECORDINGS))
-    status = run(command, {**os.environ, **_settings(options, directory)})
-    conclude(directory, before, options.no_report)
+    try:
+        status = run(command, {**os.environ, **_settings(options, directory)})
+    except CannotRun as error:
+        _say(f"cannot run {command[0]}: {error}")
+        status = error.status
+    else:
+        conclude(directory, before, options.no_report)
     for part in made:
         with contextlib.suppress(OSError):
             part.rmdir()  # only where nothing was recorded
@@ -76,7 +87,10 @@ def conclude(directory: Path, before: set[Path], no_report: bool) -> None:
     try:
         with _interruption.possible():
             if set(directory.glob(_RECORDINGS)) == before:
-                _say("nothing was recorded: the command ran none of Wan's stages and opened no scope of its own")
+                _say(
+                    "nothing was recorded: the command ran none of Wan's stages and opened no scope of its own; "
+                    "`wanhook doctor` says what would be recorded"
+                )
             elif not no_report:
                 report(directory)
     except Interrupted as interrupted:
@@ -142,8 +156,17 @@ def _settings(options: argparse.Namespace, directory: Path) -> dict[str, str]:
     return chosen
 
 
+class CannotRun(Exception):
+    """The command did not start; `status` is the exit status that shells have for that."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error.strerror)
+        self.status = NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
+
+
 def run(command: list[str], environment: dict[str, str]) -> int:
-    """Starts the command, passes signals on until it ends, and returns its status as subprocess does."""
+    """Starts the command, passes signals on until it ends, and returns its status as subprocess does. Raises
+    CannotRun."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # one that is ignored, as under some parents, would never come
     with _blocked((*_PASSED_ON, signal.SIGCHLD)) as before:
         try:
@@ -152,8 +175,7 @@ def run(command: list[str], environment: dict[str, str]) -> int:
                 command, env=environment, preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before)
             )
         except OSError as error:
-            _say(f"cannot run {command[0]}: {error.strerror}")
-            return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
+            raise CannotRun(error) from error
         while child.poll() is None:
             received = signal.sigtimedwait((*_PASSED_ON, signal.SIGCHLD), _LONGEST_WAIT)
             # What the terminal sends comes from the kernel, and to the whole process group, the command included.

@@ -13,7 +13,10 @@ from programs import environment
 from wanhook.tracefile.model import load
 
 _RECORDED = "import wanhook, torch\nwith wanhook.trace('stage'):\n  torch.zeros(9)\n"
-_NOTHING = "wanhook: nothing was recorded: the command ran none of Wan's stages and opened no scope of its own\n"
+_NOTHING = (
+    "wanhook: nothing was recorded: the command ran none of Wan's stages and opened no scope of its own; "
+    "`wanhook doctor` says what would be recorded\n"
+)
 
 
 def arguments(*command: str, options: tuple[str, ...] = ()) -> list[str]:
@@ -118,7 +121,7 @@ def test_directory_that_was_there_stays(tmp_path):
 def test_command_that_is_not_there(tmp_path):
     ended = launch(tmp_path, "wanhook-no-such-command")
     assert ended.returncode == 127
-    assert ended.stderr.startswith("wanhook: cannot run wanhook-no-such-command: No such file or directory\n")
+    assert ended.stderr == "wanhook: cannot run wanhook-no-such-command: No such file or directory\n"
     (tmp_path / "text").write_text("no program")
     assert launch(tmp_path, "./text").returncode == 126
     assert [file.name for file in tmp_path.iterdir()] == ["text"]
