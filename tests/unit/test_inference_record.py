@@ -334,7 +334,7 @@ def test_a_place_that_cannot_be_written_costs_one_line(run_of_two, capsys, name)
     assert main([str(run_of_two), "--record", str(run_of_two / name)]) == 0
     told = capsys.readouterr()
     assert "LOADING" in told.out
-    assert told.err.startswith("wanhook.report: no record of the request: ")
+    assert told.err.startswith(f"wanhook.report: no record of the request: {run_of_two / name}: ")
     assert told.err.count("\n") == 1
     assert "--record FILE" in told.err
     assert names(run_of_two) == ["folder"]

@@ -74,7 +74,10 @@ def test_the_newest_of_several_runs_is_taken(tmp_path):
     save_rank(tmp_path, 1, "new", started=1)
     run = load(tmp_path)
     assert (run.run_id, [trace.run_id for trace in run]) == ("new", ["new", "new"])
-    assert run.problems == ["the directory also holds 2 files of another run, old; not loaded"]
+    assert run.problems == [
+        "the directory also holds 2 files of another run, old, not loaded: rank00000-old-0.wanhook, "
+        "rank00001-old-0.wanhook. Move them to another one to report on them"
+    ]
 
 
 def test_a_file_that_does_not_know_its_run_joins(tmp_path):

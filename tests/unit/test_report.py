@@ -25,7 +25,7 @@ NASTY = "[bold red]x[/] \x1b[31m\x07\r\n\t\u202egnp.exe\u2066 wide 漢字 " + "l
 
 HEADINGS = {
     "recording": ["RECORDING"],
-    "loading": [],
+    "loading": ["LOADING"],
     "scopes": ["SCOPES"],
     "collectives": ["COLLECTIVES", "THEIR KERNELS"],
     "exposure": ["EXPOSED COMMUNICATION"],
@@ -142,6 +142,16 @@ def test_section_alone(two_gpus, capsys, name):
     assert headings == HEADINGS[name]
 
 
+def test_a_section_with_nothing_in_it_says_so_if_asked_for(tmp_path):
+    report = build(load(TraceBuilder().save(tmp_path / "a.wanhook")))
+    text = render(report, sections=SECTIONS)
+    titles = ["RECORDING", "LOADING", "SCOPES", "COLLECTIVES", "EXPOSED COMMUNICATION", "MEMORY", "NOT RECORDED"]
+    titles += ["WHAT TO LOOK AT"]
+    assert [line.partition("  ")[0] for line in text.splitlines() if line[:1].isupper()] == titles
+    assert "WHAT TO LOOK AT  nothing stands out\n" in text
+    assert "WHAT TO LOOK AT" not in render(report)
+
+
 def test_sections_come_in_the_order_asked_for(two_gpus, capsys):
     assert main([str(two_gpus), "--section", "memory", "--section", "scopes"]) == 0
     out = capsys.readouterr().out
@@ -194,7 +204,8 @@ def test_csv_of_one_device_is_one_file_and_the_cpu_has_no_segments(tmp_path, cap
         (["empty"], "holds no"),
         (["no_trace.wanhook"], "is not a wanhook trace"),
         ([], "record one with wanhook.trace()"),
-        (["run", "--rank", "7"], "there are: 0, 1"),
+        (["run", "--rank", "7"], "there are: 0-1\n"),
+        (["one", "--rank", "0"], "its recordings have no rank: leave out --rank"),
         (["run", "--json", "absent/report.json"], "give another file to --json"),
         (["run", "--csv", "two.csv"], "give a directory"),
         (["run", "--csv", "no_trace.wanhook/csv"], "give another place to --csv"),
@@ -206,6 +217,8 @@ def test_what_cannot_be_reported_on_ends_with_2_and_a_remedy(tmp_path, monkeypat
     (tmp_path / "empty").mkdir()
     (tmp_path / "no_trace.wanhook").write_bytes(b"PNG" * 1000)
     made_wan.save_two_gpus(tmp_path / "run")
+    (tmp_path / "one").mkdir()
+    made_wan.save_one_process(tmp_path / "one")
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)

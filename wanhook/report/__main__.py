@@ -15,9 +15,9 @@ from wanhook.report.as_json import as_json
 from wanhook.report.build import Report, build
 from wanhook.report.inference_record import NAME, leave_records
 from wanhook.report.terminal import SECTIONS, render
-from wanhook.report.text import plain
+from wanhook.report.text import plain, rank_list
 from wanhook.tracefile.format import TraceFormatError
-from wanhook.tracefile.model import load
+from wanhook.tracefile.model import Run, load
 
 RUNS = "wanhook-runs"
 WIDTH, WIDEST = 100, 160
@@ -68,8 +68,7 @@ def _report(options: argparse.Namespace) -> None:
         run = load(path)
         report = build(run, options.rank)
     except KeyError:
-        known = ", ".join(str(trace.rank) for trace in run.traces)
-        raise UnusableRun(f"{path}: rank {options.rank} left no readable file; there are: {known}") from None
+        raise UnusableRun(f"{path}: rank {options.rank} left no readable file; {_there(run)}") from None
     except TraceFormatError as error:
         raise UnusableRun(f"{error}. Give a run directory or a file that wanhook recorded.") from error
     except OSError as error:
@@ -89,6 +88,11 @@ def _report(options: argparse.Namespace) -> None:
     text = render(report, width=width, colour=colour, show_all=options.all, sections=options.section)
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def _there(run: Run) -> str:
+    known = sorted({trace.rank for trace in run.traces if trace.rank is not None})
+    return f"there are: {rank_list(known)}" if known else "its recordings have no rank: leave out --rank"
 
 
 def _write_json(path: Path, text: bytes) -> None:

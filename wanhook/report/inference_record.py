@@ -36,7 +36,7 @@ def leave_records(run: Run, path: Path | None = None, one_rank: bool = False) ->
     try:
         return write_records(records[:MOST], path or run.path / NAME)
     except OSError as error:
-        place = error.filename2 or error.filename or path or run.path
+        place = path or run.path / NAME  # not the file that was to be renamed to it
         _say(f"no record of the request: {place}: {error.strerror}; give a place with --record FILE, or --no-record")
         return []
 

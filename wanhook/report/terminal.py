@@ -24,6 +24,13 @@ from wanhook.report.text import mib, on_ranks, percent, ranks_named, seconds, sp
 SECTIONS = ("recording", "loading", "scopes", "collectives", "exposure", "memory", "notes", "findings")
 MAX_ALIKE = 6  # problems of one kind that differ only in their figures
 MAX_THREADS = 4
+# What stands in the place of a section that was asked for by its name and has nothing to show.
+_EMPTY = {
+    "loading": ("LOADING", "no load was recorded"),
+    "exposure": ("EXPOSED COMMUNICATION", "no collective has a time"),
+    "notes": ("NOT RECORDED", "nothing was noted"),
+    "findings": ("WHAT TO LOOK AT", "nothing stands out"),
+}
 _LOUD = {"crashed", "unknown", "out of memory", "disk full", "full", "failed", "dropped"}
 
 
@@ -35,7 +42,10 @@ def render(
     sheet = Sheet(width, colour)
     _write_title(sheet, report)
     for name in sections or SECTIONS:
+        before = sheet.text()
         _write_section(sheet, report, name, show_all, bool(sections))
+        if sections and name in _EMPTY and sheet.text() == before:
+            sheet.heading(*_EMPTY[name])
     sheet.blank()
     sheet.line("docs/metrics.md defines every figure.", "dim", indent=0)
     return sheet.text()

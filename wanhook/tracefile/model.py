@@ -28,6 +28,7 @@ from .reader import Slots
 SUFFIX = ".wanhook"
 MAX_ANCHORS = 1 << 18  # 36 hours' worth; of more, every second, third, ... one is used
 MAX_WORLD_SIZE = 1 << 20
+MAX_NAMED = 4  # files
 
 
 class Trace:
@@ -208,8 +209,13 @@ def _newest_run(traces: list[Trace], problems: list[str]) -> str:
         problems.append(f"{', '.join(nameless)}: the file does not say which run it belongs to; taken into this one")
     newest = max(started, key=lambda run: (started[run], run))
     for other in sorted(started.keys() - {newest}):
-        count = sum(trace.run_id == other for trace in traces)
-        problems.append(f"the directory also holds {count} file{'s' * (count > 1)} of another run, {other}; not loaded")
+        files = sorted(trace.path.name for trace in traces if trace.run_id == other)
+        names = ", ".join(files[:MAX_NAMED]) + ", …" * (len(files) > MAX_NAMED)
+        count = f"{len(files)} file{'s' * (len(files) > 1)}"
+        problems.append(
+            f"the directory also holds {count} of another run, {other}, not loaded: {names}. Move them to another one "
+            "to report on them"
+        )
     return newest
 
 
