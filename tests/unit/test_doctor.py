@@ -416,6 +416,8 @@ def test_no_wan(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "wan", raising=False)
     (line,) = of([], tmp_path)
     assert (line.status, "--wan" in line.remedy) == (WARN, True)
+    assert f"{tmp_path}, which holds no package wan" in line.text
+    assert "cannot be imported from here:" in of([], None)[0].text
     assert sys.path == []
 
 

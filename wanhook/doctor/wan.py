@@ -45,7 +45,8 @@ def lines(table: Sequence[Point], beside: Path | None = None) -> list[Line]:
     where = folder_of("wan", [str(beside or Path.cwd()), *sys.path])
     if where is None:
         remedy = "run the doctor in a checkout of Wan, or name it with --wan DIRECTORY"
-        return [Line(AREA, "wan", WARN, "cannot be imported from here: its stages would record nothing", remedy)]
+        where = f"{beside}, which holds no package wan" if beside else "here"
+        return [Line(AREA, "wan", WARN, f"cannot be imported from {where}: its stages would record nothing", remedy)]
     version = "2.2" if (where / "distributed" / "ulysses.py").is_file() else "2.1"
     found = Line(AREA, "wan", OK, f"Wan{version} in {where}")
     if not table:
