@@ -1,11 +1,12 @@
 import pytest
 
 from made_trace import TraceBuilder
-from made_wan import save_two_cpus, save_two_gpus
+from made_wan import DeadProcesses, save_two_cpus, save_two_gpus
 from wanhook.analysis.collective_shares import ALL, OTHER, OWN, collective_shares
 from wanhook.analysis.findings import look_at, repeated_stage
 from wanhook.analysis.memory import memory_of
 from wanhook.analysis.scopes import scope_table
+from wanhook.tracefile.format import FileState
 from wanhook.tracefile.model import load
 
 STEP = "request/denoise/denoise_step"
@@ -80,12 +81,29 @@ def test_repeated_stage_is_the_denoising_step_where_there_is_one(tmp_path):
 
 def test_findings_carry_their_figures(tmp_path):
     found = findings(load(save_two_gpus(tmp_path)))
-    assert list(found) == ["stage", "warm-up", "collectives", "ranks", "slack", "activation"]
+    assert list(found) == ["stage", "warm-up", "collectives", "ranks", "some ranks", "slack", "activation"]
     assert found["stage"].figures["total_ns"] == pytest.approx((380 + 399) / 2 * 1e6)
     assert found["warm-up"].figures["first_ns"] == pytest.approx(184.5e6)
     assert (found["ranks"].figures["path"], found["ranks"].figures["rank"]) == (STEP, 1)
     assert found["slack"].figures["slack_bytes"] == 28 << 20
     assert found["activation"].figures["temporary_bytes"] == 40 << 20
+
+
+def test_stage_of_some_ranks_only(tmp_path):
+    found = findings(load(save_two_gpus(tmp_path)))["some ranks"]
+    assert found.text == "request/vae_decode runs on rank 0 alone: 60.0 ms, 12.5% of request."
+    assert (found.figures["path"], found.figures["ranks"], found.figures["of"]) == ("request/vae_decode", 1, 2)
+
+
+@pytest.mark.parametrize(("state", "flags"), [(FileState.RECORDING, 0), (FileState.STOPPED, 1)])
+def test_what_a_rank_that_ended_early_would_have_had_is_not_known(tmp_path, state, flags):
+    for rank in (0, 1):
+        builder = TraceBuilder(rank=rank, world_size=2, state=state if rank else FileState.STOPPED)
+        request = builder.scope("request", 0, 100, gpu=(0, 100), flags=flags * rank)
+        if rank == 0:
+            builder.scope("vae_decode", 50, 100, gpu=(50, 100), parent=request)
+        builder.save(tmp_path / f"{rank}.wanhook")
+    assert "some ranks" not in findings(load(tmp_path, machine=DeadProcesses()))
 
 
 def test_rank_that_waits_is_not_the_late_one(tmp_path):

@@ -11,13 +11,14 @@ from wanhook.analysis.finding import Finding
 from wanhook.analysis.loading import is_component
 from wanhook.analysis.memory import DeviceMemory
 from wanhook.analysis.memory_findings import memory_findings
-from wanhook.analysis.ranks import RANKS_DIFFER, largest, mean_total
+from wanhook.analysis.ranks import RANKS_DIFFER, largest, mean_total, rank_of
 from wanhook.analysis.scopes import ScopeRow
 
 if TYPE_CHECKING:
     from wanhook.tracefile.model import Trace
 
 _STEP = "denoise_step"  # as Wan's integration and the demo name it
+_WHOLE = ("stopped", "exited")
 # What is below these is not worth a sentence: share of a stage, first occurrence by mean.
 _SHARE, _WARM_UP = 0.01, 1.5
 _TRY_FSDP = (
@@ -33,9 +34,9 @@ def look_at(
     """Findings in the order of the questions that users ask: where the time goes, communication, ranks, memory."""
     step = repeated_stage(scopes)
     shares = collective_shares(traces, step.path) if step else []
-    rank = _largest_rank(traces, scopes)
+    ranks = [_largest_rank(traces, scopes), _on_some_ranks(traces, scopes)]
     exposed = _exposed(exposure) if exposure else []
-    found = [*_largest_stages(scopes), _warm_up(step), *_filled(step, shares), *exposed, rank]
+    found = [*_largest_stages(scopes), _warm_up(step), *_filled(step, shares), *exposed, *ranks]
     expandable = any("expandable_segments:True" in str(settings) for settings in map(_allocator_settings, traces))
     return [finding for finding in found if finding] + memory_findings(memory, scopes, expandable)
 
@@ -142,6 +143,25 @@ def _largest_rank(traces: Sequence[Trace], scopes: list[ScopeRow]) -> Finding | 
     above = share * _total(row)
     text = f"Rank {rank} spends {share:.1%} more time in {row.path} than the mean of the ranks: {above / 1e6:.1f} ms."
     return Finding("ranks", text, {"path": row.path, "rank": rank, "share": share, "above_ns": above})
+
+
+def _on_some_ranks(traces: Sequence[Trace], scopes: list[ScopeRow]) -> Finding | None:
+    """The largest stage that some ranks do not have: what they wait for, or could help with. Nothing where a rank's
+    recording or its outermost stage ended early: what it would have had is not known."""
+    ranks = {rank_of(trace) for trace in traces}
+    if len(ranks) < 2 or any(trace.health.state not in _WHOLE for trace in traces):
+        return None
+    roots = [row for row in scopes if row.depth == 0 and set(row.occurrences) == ranks and not row.failed + row.open]
+    inside = [(row, root) for root in roots for row in scopes if row.path.startswith(root.path + "/")]
+    some = [(row, root) for row, root in inside if row.level == "stage" and set(row.occurrences) < ranks]
+    row, root = max(some, key=lambda found: _total(found[0]), default=(None, None))
+    if row is None or _total(row) < _SHARE * _total(root):
+        return None
+    had, total, whole = sorted(row.occurrences), _total(row), _total(root)
+    where = f"rank {had[0]} alone" if len(had) == 1 else f"{len(had)} of {len(ranks)} ranks"
+    text = f"{row.path} runs on {where}: {total / 1e6:.1f} ms, {total / whole:.1%} of {root.path}."
+    figures = {"path": row.path, "ranks": len(had), "of": len(ranks), "total_ns": total, "root_total_ns": whole}
+    return Finding("some ranks", text, figures)
 
 
 def _mostly_waits(traces: Sequence[Trace], row: ScopeRow) -> bool:
