@@ -152,6 +152,15 @@ def test_a_section_with_nothing_in_it_says_so_if_asked_for(tmp_path):
     assert "WHAT TO LOOK AT" not in render(report)
 
 
+def test_owners_of_nothing_are_no_table(tmp_path):
+    builder = TraceBuilder(device="cpu")
+    builder.scope("request", 0, 100)
+    builder.alloc(0x1000, 0, at=10)
+    text = render(build(load(builder.save(tmp_path / "a.wanhook"))))
+    assert "Peak of allocated bytes: 0.0 MiB" in text
+    assert "allocated in" not in text
+
+
 def test_sections_come_in_the_order_asked_for(two_gpus, capsys):
     assert main([str(two_gpus), "--section", "memory", "--section", "scopes"]) == 0
     out = capsys.readouterr().out

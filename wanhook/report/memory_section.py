@@ -88,7 +88,8 @@ def _write_owners(sheet: Sheet, state: DeviceMemory, show_all: bool) -> None:
     columns = ["allocated in", "at allocated\npeak", "share", "blocks"]
     columns += ["at reserved\npeak", "share"] if held else []
     rows = [_owner_row(source, at_peak, peak, then, held) for source in shown]
-    sheet.table(columns, rows, keep_end=True)
+    if rows:
+        sheet.table(columns, rows, keep_end=True)
     if len(shown) < len(sources):
         sheet.line(f"{len(sources) - len(shown)} smaller owners are left out; --all shows them.", "dim")
 
