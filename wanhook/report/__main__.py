@@ -49,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     about = f"a run directory or one .wanhook file; the newest run in {RUNS}/ unless given"
     parser.add_argument("run", nargs="?", type=Path, help=about)
     parser.add_argument("--rank", type=int, metavar="N", help="report on this rank alone")
-    about = f"print this section alone, and all of it; one of {', '.join(SECTIONS)}; can be given several times"
+    about = (
+        f"print this section alone, memory with its details; one of {', '.join(SECTIONS)}; can be given several times"
+    )
     parser.add_argument("--section", action="append", default=[], choices=SECTIONS, metavar="NAME", help=about)
     parser.add_argument("--json", metavar="FILE", help="also write JSON; - writes only that, to stdout")
     about = "also write memory over time: a .csv file for one device, else a directory with a file a device"

@@ -38,7 +38,7 @@ def render(
     report: Report, *, width: int = 100, colour: bool = False, show_all: bool = False, sections: Sequence[str] = ()
 ) -> str:
     """The report as text of at most `width` columns; `show_all` leaves no row out. `sections`: those of SECTIONS that
-    are wanted, in full; none: all of them, of memory the first screen."""
+    are wanted, memory with its details; none: all of them, of memory the first screen."""
     sheet = Sheet(width, colour)
     _write_title(sheet, report)
     for name in sections or SECTIONS:
