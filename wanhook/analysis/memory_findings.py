@@ -126,7 +126,7 @@ def _leak(memory: list[DeviceMemory]) -> Iterator[Finding]:
         else ""
     )
     text = (
-        f"Each {leak.path} of {named(rank)} leaves {mib(leak.growth_bytes)} MiB more allocated, "
+        f"Each {leak.path} of {named(rank)} leaves {mib(leak.growth_bytes)} MiB more allocated (median), "
         f"{mib(leak.total_bytes)} MiB from the first to the last of {leak.occurrences}.{stays}"
     )
     figures = {"path": leak.path, "rank": rank, "growth_bytes": leak.growth_bytes, "total_bytes": leak.total_bytes}
