@@ -28,7 +28,7 @@ REQUIREMENTS := $(addprefix requirements/,run.txt build.txt test.txt)
 CXX_FILES = $(shell find csrc tests benchmarks -name '*.h' -o -name '*.cpp')
 CLANG_FORMAT = $(PY) -c 'import clang_format; clang_format.clang_format()' --style=file
 
-.PHONY: help demo test lint format bench sanitize memcheck build clean tree
+.PHONY: help demo test lint format bench sanitize memcheck made-gpu build clean tree
 .DELETE_ON_ERROR:
 
 help:
@@ -38,6 +38,7 @@ help:
 	@echo 'make bench     unit costs and end-to-end cost beside other tools'
 	@echo 'make sanitize  the native core under ASan, UBSan and TSan'
 	@echo 'make memcheck  GPU tests under compute-sanitizer; 2 where nothing could be checked'
+	@echo 'make made-gpu  GPU tests on GPUs that compute nothing, without one at hand (needs TORCH=2.11.0)'
 	@echo 'make build     the extension alone'
 	@echo 'make clean     remove what was built; .venv stays'
 	@echo
@@ -57,6 +58,9 @@ bench: build
 memcheck: build
 	@PYTHONPATH=tests$(if $(PYTHONPATH),:$(PYTHONPATH)) WANHOOK_REQUIRE_GPU=$${WANHOOK_REQUIRE_GPU:-1} \
 	  $(PY) -m gpu.memcheck $(ARGS)
+
+made-gpu: build
+	@PYTHONPATH=tests$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PY) -m made_gpu $(ARGS)
 
 build: $(RUNTIME)
 	@$(PY) -m native_build.in_tree $(if $(filter 0,$(INSTALL)),,--install)
@@ -78,7 +82,7 @@ clean:
 # The environments --------------------------------------------------------------------------------------------------
 
 NEEDED = $(if $(filter-out lint format,$(MAKECMDGOALS)),torch numpy orjson rich) \
-  $(if $(filter test memcheck,$(MAKECMDGOALS)),pytest hypothesis) \
+  $(if $(filter test memcheck made-gpu,$(MAKECMDGOALS)),pytest hypothesis) \
   $(if $(filter lint format,$(MAKECMDGOALS)),ruff clang_format)
 
 tree:

@@ -13,6 +13,7 @@
 namespace wanhook {
 namespace {
 
+constexpr uint32_t kTooFewSlots = 16;  // a record with a long text left them, and its writer has another chunk
 constexpr uint64_t kSmallestRange = kHeaderBytes + uint64_t{8} * kChunkBytes;
 
 // Under `ulimit -v` the whole capacity may not fit into the address space: take what there is.
@@ -75,6 +76,16 @@ Chunk* TraceFile::acquire(ChunkType type) noexcept {
   taken->header.type = static_cast<uint8_t>(type);
   __atomic_store_n(&taken->header.magic, kChunkMagic, __ATOMIC_RELEASE);
   return taken;
+}
+
+void TraceFile::release_full() noexcept {
+  for (const uint32_t index : full_) ::madvise(chunk(index), kChunkBytes, MADV_DONTNEED);
+  for (const uint32_t handed_out = used(); looked_at_ < handed_out; ++looked_at_) open_.push_back(looked_at_);
+  const auto first_full = std::partition(open_.begin(), open_.end(), [this](uint32_t index) {
+    return __atomic_load_n(&chunk(index)->header.count, __ATOMIC_RELAXED) + kTooFewSlots < kChunkRecords;
+  });
+  full_.assign(first_full, open_.end());
+  open_.erase(first_full, open_.end());
 }
 
 uint32_t TraceFile::used() const noexcept {

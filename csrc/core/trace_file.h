@@ -1,13 +1,15 @@
 // One trace file on disk: a header page and chunks, mapped once at an address that never changes.
 //
-// Threads: prepare() and close() belong to one thread at a time (the resolver, or whoever finishes the recording);
-// acquire() may be called by any thread at any time, also after close(), and never blocks or calls the system.
+// Threads: prepare(), release_full() and close() belong to one thread at a time (the resolver, or whoever finishes the
+// recording); acquire() may be called by any thread at any time, also after close(), and never blocks or calls the
+// system.
 // Lifetime: chunks that were handed out stay mapped until the process ends, because a writer may still be in one.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "core/record.h"
 
@@ -36,6 +38,11 @@ class TraceFile {
 
   // A fresh chunk for one writer, or null when none is ready or the file is closed.
   Chunk* acquire(ChunkType type) noexcept;
+
+  // Takes chunks that were full at the last call already out of this process's page tables; the file keeps them. While
+  // a page is mapped, the kernel interrupts every thread of the program when it writes that page to the disk, and write
+  // protects it. A store that comes late all the same faults the page in again.
+  void release_full() noexcept;
 
   uint32_t ready() const noexcept;
   uint32_t used() const noexcept;
@@ -66,6 +73,9 @@ class TraceFile {
   uint32_t capacity_chunks_ = 0;
   uint32_t prepared_ = 0;
   int prepare_error_ = 0;
+  uint32_t looked_at_ = 0;      // chunks that release_full() has seen
+  std::vector<uint32_t> open_;  // of these, those that were not full, and those that were
+  std::vector<uint32_t> full_;
   std::atomic<uint64_t> hand_out_{0};
 };
 

@@ -96,6 +96,7 @@ class Rounds {
     recording->write_recorder_sample(
         static_cast<uint64_t>(read_clock(CLOCK_THREAD_CPUTIME_ID) - cpu_before_[recording]),
         static_cast<uint64_t>(read_clock(CLOCK_PROCESS_CPUTIME_ID)), resident_bytes());
+    recording->file().release_full();
   }
 
   void finish_if_done(const Recorder::Unfinished& each) noexcept {

@@ -22,11 +22,12 @@ bool in_use(int device) {
 }
 
 StreamRef describe(const c10::cuda::CUDAStream& stream) noexcept {
+  const cudaStream_t handle = stream.stream();  // each call of it goes through a device guard
   StreamRef reference;
   reference.device = stream.device_index();
-  reference.stream = stream.stream();
+  reference.stream = handle;
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-  if (cudaStreamIsCapturing(stream.stream(), &capture) != cudaSuccess) {
+  if (cudaStreamIsCapturing(handle, &capture) != cudaSuccess) {
     // The legacy stream answers with an error while another stream that it would wait for is being captured.
     cudaGetLastError();
     reference.capturing = true;

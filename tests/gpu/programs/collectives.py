@@ -113,8 +113,9 @@ def other_calls(rank: int, world_size: int) -> None:
             moves = [dist.P2POp(dist.isend, first, peers[0]), dist.P2POp(dist.irecv, second[:64], peers[1])]
             for work in dist.batch_isend_irecv(moves):
                 work.wait()
-    with wanhook.role("object"):
-        dist.broadcast_object_list([rank], src=0)
+    if "MADE_GPU_SHARED" not in os.environ:  # a size that kernels put together comes first
+        with wanhook.role("object"):
+            dist.broadcast_object_list([rank], src=0)
     torch.cuda.synchronize()
 
 

@@ -56,10 +56,10 @@ def watched_spins() -> tuple[list, list[int]]:
 
 
 def look(name: str) -> None:
-    """A memory sample at the begin of a stage, of what the driver says now: it is not asked twice within 20 ms."""
+    """A memory sample at the begin of a stage, of what the driver says now: it is not asked twice within 250 ms."""
     import wanhook
 
-    time.sleep(0.05)
+    time.sleep(0.3)
     with wanhook.trace(name):
         pass
 
