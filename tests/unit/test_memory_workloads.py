@@ -180,8 +180,8 @@ def test_without_denoise_the_base_is_that_of_the_first_outermost_scope(tmp_path)
 # Leaks ---------------------------------------------------------------------------------------------------------------
 
 
-def steps_that_keep(tmp_path, kept):
-    """Steps that each use 8 MiB for a while and keep kept[i] MiB."""
+def steps_that_keep(tmp_path, kept, *, killed=False):
+    """Steps that each use 8 MiB for a while and keep kept[i] MiB. `killed`: the process dies inside another one."""
     builder = TraceBuilder()
     device = MadeAllocator(builder)
     request = builder.scope("request", 10, 10_000)
@@ -196,6 +196,9 @@ def steps_that_keep(tmp_path, kept):
             store = device.segment((2 if size == 1 else 20) * MIB, begin + 25, scope=inner)
             device.alloc(store, size * MIB, begin + 30, scope=inner)
         device.free(work, begin + 40, scope=step)
+    if killed:
+        step = builder.scope("denoise_step", 5_000, None, parent=request)
+        device.alloc(work, 8 * MIB, 5_010, scope=step)
     return analysed(builder, tmp_path)
 
 
@@ -209,6 +212,13 @@ def test_leak_of_one_mib_a_step_is_found(tmp_path):
     assert owner.allocated_bytes == 7 * MIB
     assert findings["leak"].figures["growth_bytes"] == MIB
     assert findings["leak"].figures["owner"] == "request/denoise_step/scheduler_step"
+
+
+def test_what_a_step_holds_in_which_the_process_died_is_no_growth(tmp_path):
+    memory, _ = steps_that_keep(tmp_path, [1] * 5, killed=True)
+    (leak,) = memory.leaks
+    assert (leak.occurrences, leak.growth_bytes, leak.total_bytes) == (5, MIB, 4 * MIB)
+    assert [owner.source.path for owner in leak.owners] == ["request/denoise_step/scheduler_step"]
 
 
 @pytest.mark.parametrize("kept", [[3, 0, 0, 0, 0, 0], [0, 0, 20, 0, 0, 0], [1, 1, 1]])
