@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wanhook.analysis.ranks import named, rank_of
+from wanhook.analysis.ranks import named, rank_of, recording_of
 from wanhook.analysis.request_memory import RequestMemory
 from wanhook.analysis.request_times import Gaps, StageTotal, TraceRequests, Window
-from wanhook.tracefile.names import section, whole
+from wanhook.tracefile.names import section
 
 if TYPE_CHECKING:
     from wanhook.tracefile.model import Run, Trace
@@ -113,12 +113,10 @@ def inference_records(run: Run) -> list[InferenceRecord]:
     """One a request, in order of time; requests of the ranks belong together by their number in the recording."""
     together: dict[tuple, list[_Found]] = {}
     for trace in run.traces:
-        about = section(trace.meta, "run")
-        life = whole(about.get("restart")) or 0, whole(about.get("recording")) or 0
         requests = TraceRequests(trace)
         memory = RequestMemory(trace) if requests.windows else None
         for number, window in enumerate(requests.windows):
-            together.setdefault((*life, number), []).append(_rank_record(requests, window, memory))
+            together.setdefault((recording_of(trace), number), []).append(_rank_record(requests, window, memory))
     ordered = sorted(together.values(), key=lambda found: min(_unix(one.window) for one in found))
     return [_record(run, found, number + 1, len(ordered)) for number, found in enumerate(ordered)]
 
