@@ -160,6 +160,23 @@ def test_a_step_without_its_stream_interval_puts_all_steps_on_the_host_clock(tmp
     assert (record.step_clock, record.s_per_step) == ("host", 1.5)
 
 
+def test_a_step_that_never_ended_is_no_step(tmp_path):
+    builder = TraceBuilder()
+    request = builder.scope("request", 0, None)
+    for begin, end in ((0, 2 * SECOND), (2 * SECOND, 4 * SECOND), (4 * SECOND, None)):
+        builder.scope("denoise_step", begin, end, parent=request)
+    record = records(tmp_path, builder)[0]
+    assert (record.steps, record.s_per_step, record.stages["denoise_step_total"].count) == (2, 2.0, 3)
+
+
+def test_begin_by_the_clock_as_it_was_set_then(tmp_path):
+    builder = TraceBuilder(anchors=False)
+    for at, shift in ((0, 0), (50 * SECOND, 0), (51 * SECOND, 3 * SECOND), (120 * SECOND, 3 * SECOND)):
+        builder.anchor(at, realtime_shift=shift)
+    builder.scope("request", 60 * SECOND, 70 * SECOND)
+    assert records(tmp_path, builder)[0].started_unix_ns == builder.start_realtime + 63 * SECOND
+
+
 def test_the_slowest_rank_gives_the_times_and_all_are_listed(tmp_path):
     record = records(tmp_path, wan_rank(0, 2), wan_rank(1, 2))[0]
     assert (record.slowest_rank, record.request_s) == (1, 101.0)

@@ -197,8 +197,7 @@ def _largest(values) -> int | None:
 
 
 def _unix(window: Window) -> int:
-    header = window.trace.header
-    return int(header["start_realtime"]) + window.begin - int(header["start_monotonic"])
+    return window.trace.clock.to_realtime(window.begin)
 
 
 def _asked(window: Window) -> Mapping:
