@@ -207,6 +207,24 @@ def test_wait_time_that_is_for_nothing_stands_apart(tmp_path):
     assert [(rank.rank, rank.count, rank.total_ns) for rank in row.ranks] == [(0, 4, 160 * US)]
 
 
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_wait_is_for_nothing_that_another_compute_stream_carries(tmp_path, device):
+    """Two streams, or two threads, of which one waits while the other exchanges; its own call is its own."""
+    builder = step_builder(device=device)
+
+    def call(begin, end, lane):
+        done = {"gpu": (begin, end), "stream": lane} if device == "cuda" else {"completed": end, "thread": lane}
+        builder.collective("alltoall_", begin, **done)
+
+    builder.scope("other step", 0, 900 * US, gpu=(0, 900 * US) if device == "cuda" else None, stream=8, thread=8)
+    gpu = (100 * US, 300 * US) if device == "cuda" else None
+    builder.scope("my wait", 100 * US, 300 * US, gpu=gpu, type="wait", stream=7, thread=7)
+    call(50 * US, 260 * US, lane=8)
+    call(200 * US, 300 * US, lane=7)
+    (row,) = wait_table([load_one(tmp_path, builder)])
+    assert (row.total_ns, row.waited_for, row.nothing_ns) == (200 * US, {"all_to_all": 100 * US}, 100 * US)
+
+
 def test_ranks_and_their_traces_add_up(tmp_path):
     for rank in (0, 0, 1):
         builder = known_exposure()
