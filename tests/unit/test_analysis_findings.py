@@ -49,6 +49,16 @@ def test_repeated_stage_is_the_one_with_the_most_time(tmp_path):
     assert repeated_stage(scope_table(traces)).path == STEP
 
 
+def test_what_occurs_once_in_each_process_does_not_recur(tmp_path):
+    for pid in (1, 2):
+        builder = TraceBuilder(pid=pid)
+        request = builder.scope("request", 0, 100, gpu=(0, 100))
+        for begin in (0, 20, 40):
+            builder.scope("step", begin, begin + 10, gpu=(begin, begin + 10), parent=request)
+        builder.save(tmp_path / f"{pid}.wanhook")
+    assert repeated_stage(scope_table(load(tmp_path).traces)).path == "request/step"
+
+
 def test_findings_carry_their_figures(tmp_path):
     found = findings(load(save_two_gpus(tmp_path)))
     assert list(found) == ["stage", "warm-up", "collectives", "ranks", "slack", "activation"]

@@ -240,6 +240,16 @@ def test_ranks_and_their_traces_add_up(tmp_path):
     assert waits.waited_for == {"all_gather fsdp": 300 * US}
 
 
+def test_every_step_of_a_later_recording_of_a_process_is_one_of_the_others(tmp_path):
+    for life in range(2):
+        builder = step_builder(life=life)
+        for begin in (0, 1000 * US):
+            builder.collective("alltoall_", begin, gpu=(begin, begin + (100 + life) * US), role="qkv")
+        builder.save(tmp_path / f"{life}.wanhook")
+    (row,) = exposure(load(tmp_path).traces, "step").rows
+    assert row.step_exposed_ns == pytest.approx((100 + 101 + 101) / 3 * US)
+
+
 def test_without_a_wait_for_them_nobody_knows(tmp_path):
     builder = step_builder()
     builder.collective("allgather_", 0, gpu=(100 * US, 200 * US), stream=SIDE, role="mine")

@@ -14,6 +14,7 @@ from wanhook.analysis.exposed_units import ExposedUnit, exposed_units
 from wanhook.analysis.exposure import exposed_intervals, lasting, on_compute_stream, scope_intervals, waits
 from wanhook.analysis.groups import GroupClass, GroupClasses
 from wanhook.analysis.ranks import RankTotal, calls_by_rank, on_gpu, rank_of, totals_by_rank
+from wanhook.analysis.warm_up import first_occurrences
 from wanhook.tracefile.format import ScopeVerify
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ _Key = tuple[str, str, GroupClass]
 def exposure(traces: Sequence[Trace], step: str | None) -> Exposure:
     """Rows by exposed time, largest first, then by time. `step`: path of the repeated stage."""
     classes, keys, units = GroupClasses(traces), {}, {}
-    steps = [_steps(trace, step) for trace in traces]
+    steps = _steps(traces, step)
     parts = [_columns(trace, classes, keys, units, inside) for trace, inside in zip(traces, steps, strict=True)]
     table = np.concatenate([np.empty(0, _COLUMNS), *parts])
     table = table[np.argsort(table["key"], kind="stable")]
@@ -86,12 +87,18 @@ def exposure(traces: Sequence[Trace], step: str | None) -> Exposure:
     return Exposure(step if len(lengths) else None, float(lengths.mean()) if len(lengths) else None, rows)
 
 
-def _steps(trace: Trace, path: str | None) -> np.ndarray:
-    """The occurrences of a path but for the first and for muted ones, of which nothing is known, as intervals."""
-    scopes = trace.scopes[trace.scopes["verify"] != ScopeVerify.MUTED]
-    numbers = [at for at, text in enumerate(trace.paths) if text == path]
-    begin, end = scope_intervals(trace, scopes[np.isin(scopes["path"], numbers) & ~scopes["first"]])
-    return intervals.of(begin[begin >= 0], end[begin >= 0])
+def _steps(traces: Sequence[Trace], path: str | None) -> list[np.ndarray]:
+    """The occurrences of a path but for first and for muted ones, of which nothing is known, as intervals."""
+    named = [
+        np.isin(trace.scopes["path"], [at for at, text in enumerate(trace.paths) if text == path]) for trace in traces
+    ]
+    rows = [trace.scopes[own] for trace, own in zip(traces, named, strict=True)]
+    firsts = first_occurrences(traces, [np.zeros(len(own), np.int64) for own in rows])
+    found = []
+    for trace, own, first in zip(traces, rows, firsts, strict=True):
+        begin, end = scope_intervals(trace, own[~first & (own["verify"] != ScopeVerify.MUTED)])
+        found.append(intervals.of(begin[begin >= 0], end[begin >= 0]))
+    return found
 
 
 def _columns(

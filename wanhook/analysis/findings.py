@@ -44,9 +44,9 @@ def _allocator_settings(trace: Trace) -> object:
 
 
 def repeated_stage(scopes: list[ScopeRow]) -> ScopeRow | None:
-    """The stage that recurs on a rank and takes the most time: the denoising step of a request."""
+    """The stage that recurs in a process and takes the most time: the denoising step of a request."""
     stages = [row for row in scopes if row.level == "stage" and row.type == "trace"]
-    recurring = [row for row in stages if row.ranks and max(row.occurrences.values()) > 1]
+    recurring = [row for row in stages if row.time.mean_ns is not None]
     return max(recurring, key=_total, default=None)
 
 
