@@ -133,6 +133,18 @@ def test_left_behind_is_what_the_scope_itself_allocated(builder, device, tmp_pat
     assert (rows["other"].growth.max_bytes, rows["other"].left_behind.max_bytes) == (6 * MIB, 2 * MIB)
 
 
+def test_left_behind_by_a_scope_whose_worker_goes_on_is_what_there_was_at_its_end(builder, device, tmp_path):
+    request = builder.scope("request", 100, 200)
+    worker = builder.scope("worker", 110, 400, parent=request, thread=2)
+    at = SEGMENT + BEFORE
+    device.alloc(at, 4 * MIB, 120, scope=worker, thread=2)
+    device.free(at, 300, scope=worker, thread=2)
+    device.alloc(at, 2 * MIB, 310, scope=worker, thread=2)  # the request was over
+    rows = {row.path: row for row in memory(builder, tmp_path).scopes}
+    assert rows["request"].left_behind.max_bytes == 4 * MIB
+    assert rows["request/worker"].left_behind.max_bytes == 2 * MIB
+
+
 def test_scope_from_before_the_first_snapshot_begins_with_it(builder, tmp_path):
     builder.scope("request", 0, 900)
     device = MadeAllocator(builder, begin=False)
