@@ -302,6 +302,7 @@ def test_deferred_frees_wait_and_say_how_long(tmp_path):
     }
     assert by_path(memory.scopes)["step"].pending.max_bytes == 24 * MIB
     assert findings["deferred frees"].figures["peak_bytes"] == 24 * MIB
+    assert "Most of it" not in findings["deferred frees"].text  # half of it is not most
 
 
 def test_nothing_deferred_nothing_said(two_components):
