@@ -69,6 +69,20 @@ def test_findings_carry_their_figures(tmp_path):
     assert found["activation"].figures["temporary_bytes"] == 40 << 20
 
 
+def test_part_of_a_stage_is_told_on_the_ranks_that_have_it(tmp_path):
+    """Rank 0 alone decodes, and nobody waits for it: of its own request that is less than the denoising."""
+    for rank in range(4):
+        builder = TraceBuilder(rank=rank, world_size=4)
+        end = 150 if rank == 0 else 90
+        request = builder.scope("request", 0, end, gpu=(0, end))
+        builder.scope("denoise", 0, 80, gpu=(0, 80), parent=request)
+        if rank == 0:
+            builder.scope("decode", 80, 150, gpu=(80, 150), parent=request)
+        builder.save(tmp_path / f"{rank}.wanhook")
+    found = findings(load(tmp_path))["stage"].figures
+    assert (found["path"], found["total_ns"], found["root_total_ns"]) == ("request/denoise", 80, 105)
+
+
 def test_rank_that_waits_is_not_the_late_one(tmp_path):
     for rank, (work, wait) in enumerate([(300, 10), (200, 110)]):
         builder = TraceBuilder(rank=rank, world_size=2)
