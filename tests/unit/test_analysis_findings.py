@@ -44,6 +44,33 @@ def test_overlapping_collectives_count_once_together(tmp_path):
     assert shares == pytest.approx({ALL: 0.5, "all_to_all qkv": 0.2, "all_to_all out": 0.4})
 
 
+def test_recordings_of_a_rank_have_their_shares_together(tmp_path):
+    for life, (steps, rank) in enumerate([(1, 0), (9, 0), (1, 1)]):
+        builder = TraceBuilder(rank=rank, world_size=2, life=life)
+        builder.group("0", (0, 1))
+        for begin in range(0, 100 * steps, 100):
+            builder.scope("step", begin, begin + 100, gpu=(begin, begin + 100))
+        builder.collective("alltoall_", 0, gpu=(0, 80))
+        builder.save(tmp_path / f"{life}.wanhook")
+    shares = {share.name: share.share for share in collective_shares(load(tmp_path).traces, "step")}
+    assert shares[ALL] == pytest.approx((160 / 1000 + 80 / 100) / 2)
+
+
+def test_devices_of_a_process_have_shares_of_their_own(tmp_path):
+    """A thread each for two GPUs: what one of them waits for is no time of the other."""
+    builder = TraceBuilder(anchors=False)
+    builder.group("0", (0, 1))
+    for device in range(2):
+        builder.device = device
+        for at in (0, 1_000_000):
+            builder.anchor(at)
+            builder.gpu_anchor(at)
+        builder.scope("step", 0, 100, gpu=(0, 100))
+        builder.collective("alltoall_", 0, gpu=(50 * device, 50 * device + 50))
+    traces = load(builder.save(tmp_path / "a.wanhook")).traces
+    assert {share.name: share.share for share in collective_shares(traces, "step")}[ALL] == pytest.approx(0.5)
+
+
 def test_repeated_stage_is_the_one_with_the_most_time(tmp_path):
     traces = load(save_two_gpus(tmp_path)).traces
     assert repeated_stage(scope_table(traces)).path == STEP

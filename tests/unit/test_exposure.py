@@ -250,6 +250,22 @@ def test_every_step_of_a_later_recording_of_a_process_is_one_of_the_others(tmp_p
     assert row.step_exposed_ns == pytest.approx((100 + 101 + 101) / 3 * US)
 
 
+def test_steps_of_one_device_are_not_those_of_another(tmp_path):
+    """A thread each for two GPUs, of which one is half a step behind."""
+    builder = TraceBuilder(anchors=False)
+    builder.group("0", (0, 1))
+    for device in range(2):
+        builder.device, late = device, device * 500 * US
+        for at in (0, 3000 * US):
+            builder.anchor(at)
+            builder.gpu_anchor(at)
+        for begin in (late, 1000 * US + late):
+            builder.scope("step", begin, begin + 900 * US, gpu=(begin, begin + 900 * US))
+        builder.collective("alltoall_", 0, gpu=(1850 * US + late, 1950 * US + late), role="qkv")
+    (row,) = exposure([load_one(tmp_path, builder)], "step").rows
+    assert row.step_total_ns == pytest.approx((50 + 50) / 3 * US)
+
+
 def test_without_a_wait_for_them_nobody_knows(tmp_path):
     builder = step_builder()
     builder.collective("allgather_", 0, gpu=(100 * US, 200 * US), stream=SIDE, role="mine")
