@@ -7,6 +7,7 @@ import pytest
 
 import made_load
 import made_wan
+from made_allocator import MadeAllocator
 from made_load import SECOND
 from made_trace import TraceBuilder
 from wanhook.analysis.inference import PARALLEL, SETTINGS, inference_records
@@ -256,6 +257,22 @@ def test_allocated_peak_is_not_claimed_under_settings_that_changed(tmp_path):
     assert ranks[0].allocated_peak is None
     assert ranks[0].reserved_peak == 168 << 20
     assert ranks[1].allocated_peak == 140 << 20
+
+
+def test_peaks_are_not_known_without_a_state_to_count_from(tmp_path):
+    builder = TraceBuilder()
+    request = builder.scope("request", 0, 9 * SECOND)
+    device = MadeAllocator(builder, begin=False)
+    device.alloc(device.segment(20 << 20, SECOND, scope=request), 4 << 20, SECOND, scope=request)
+    rank = records(tmp_path, builder)[0].ranks[0]
+    assert (rank.reserved_peak, rank.allocated_peak) == (None, None)
+
+
+def test_a_group_that_no_record_describes_gives_no_size(tmp_path):
+    builder = TraceBuilder()
+    builder.scope("request", 0, 9 * SECOND)
+    builder.collective("alltoall_", SECOND, role="qkv", group=9)
+    assert "ulysses_size" not in records(tmp_path, builder)[0].parallel
 
 
 def planted(value):

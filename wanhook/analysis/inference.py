@@ -247,7 +247,7 @@ def _parallel(run: Run, window: Window) -> dict[str, int | bool]:
     trace = window.trace
     calls = trace.collectives
     exchanges = np.array([text == "qkv" for text in trace.strings] or [False])[calls["role"]]
-    sizes = {trace.groups[group].size for group in np.unique(calls["group"][exchanges]).tolist()}
+    sizes = {trace.groups[group].size for group in np.unique(calls["group"][exchanges]).tolist()} - {0}
     if len(sizes) == 1:
         found["ulysses_size"] = sizes.pop()
     given = trace.scope_args.get(int(trace.scopes["id"][window.load]), {}) if window.load >= 0 else {}
