@@ -240,6 +240,15 @@ def test_ranks_and_their_traces_add_up(tmp_path):
     assert waits.waited_for == {"all_gather fsdp": 300 * US}
 
 
+def test_two_streams_that_wait_for_one_call_both_wait_for_it(tmp_path):
+    builder = step_builder()
+    builder.collective("_allgather_base_", 0, gpu=(100 * US, 300 * US), **ROLE)
+    for stream in (7, 8):
+        wait(builder, 200 * US, 310 * US, stream=stream)
+    (row,) = wait_table([load_one(tmp_path, builder)])
+    assert (row.total_ns, row.waited_for, row.nothing_ns) == (220 * US, {"all_gather fsdp": 200 * US}, 20 * US)
+
+
 def test_every_step_of_a_later_recording_of_a_process_is_one_of_the_others(tmp_path):
     for life in range(2):
         builder = step_builder(life=life)
