@@ -222,6 +222,21 @@ def test_a_free_that_waits_across_a_known_state_was_asked_for_before_it(builder,
     assert found.scopes[0].left_behind.max_bytes == 0
 
 
+def test_a_free_that_a_pause_hid_has_no_length(builder, device, tmp_path):
+    seen, hidden = (device.alloc(SEGMENT + BEFORE + place * MIB, 2 * MIB, 100) for place in (0, 2))
+    device.request_free(seen, 150)
+    builder.gate(200, False)
+    builder.gate(500, True)
+    segments, blocks = device.state()
+    waiting = {"state": BlockState.PENDING_FREE}
+    blocks = [row | waiting if row["address"] in (seen, hidden) else row for row in blocks]
+    builder.snapshot(510, [segments[0] | {"allocated": BEFORE}], blocks, reason="resume")
+    device.complete_free(seen, 600)
+    device.complete_free(hidden, 600)
+    deferred = memory(builder, tmp_path).deferred
+    assert (deferred.frees, deferred.bytes, deferred.wait.max_ns, deferred.peak_bytes) == (1, 2 * MIB, 450, 4 * MIB)
+
+
 def test_without_a_snapshot_it_says_so(builder, tmp_path):
     device = MadeAllocator(builder, begin=False)
     device.alloc(device.segment(20 * MIB, 5), 4 * MIB, 10)
