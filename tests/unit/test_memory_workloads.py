@@ -275,6 +275,18 @@ def test_cause_of_an_out_of_memory(tmp_path, asked, device_free, pieces, other_s
     assert (dead.owners[0].source.path, dead.owners[0].allocated_bytes) == ("request/load", 10 * (20 - pieces) * MIB)
 
 
+def test_free_pieces_of_small_segments_are_of_no_use_to_a_large_request(tmp_path):
+    builder = TraceBuilder()
+    device = MadeAllocator(builder)
+    for _ in range(30):
+        device.alloc(device.segment(2 * MIB, 30), MIB // 2, 31)
+    device.out_of_memory(40 * MIB, 10 * MIB, 250)
+    device.out_of_memory(MIB, MIB // 2, 260)
+    large, small = (failed.post_mortem for failed in analysed(builder, tmp_path)[0].out_of_memory)
+    assert (large.cache.bytes, large.usable.bytes, large.verdict) == (45 * MIB, 0, "streams")
+    assert (small.cache.bytes, small.usable.bytes) == (45 * MIB, 45 * MIB)
+
+
 # Deferred frees, churn, retries, the device ---------------------------------------------------------------------------
 
 
