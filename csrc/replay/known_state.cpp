@@ -82,7 +82,9 @@ Model::Survivors Model::end_all_but(const AddressMap& state) {
     const Block& found = map_[block];
     // A free that was only requested cannot be taken back.
     const bool lives_on = found.is_allocated() || (found.is_active() && found.state == row.state);
-    if (lives_on && found.size == row.size) survivors.blocks[row.address] = {found.life, found.scope};
+    // A block of that size that was asked for with other bytes is another one.
+    const bool alike = found.size == row.size && found.requested == row.requested;
+    if (lives_on && alike) survivors.blocks[row.address] = {found.life, found.scope};
   }
   for (const auto& [address, run] : map_.runs()) {
     survivors.segments[address] = map_.segment_of(run.tail);

@@ -133,7 +133,10 @@ void Model::mark_freed(uint32_t block, uint64_t position) {
   if (!found.is_allocated()) return;
   found.state = static_cast<uint8_t>(BlockState::kPendingFree);
   allocated_ -= found.size;
-  if (options_.lives) lives_[found.life].freed = static_cast<int64_t>(position);
+  if (!options_.lives) return;
+  // A known state that still has it waiting tells nothing of when its free was asked for.
+  int64_t& freed = lives_[found.life].freed;
+  if (freed < 0) freed = static_cast<int64_t>(position);
 }
 
 // The block is no longer active; the caller gives its memory back to the map.

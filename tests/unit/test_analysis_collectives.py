@@ -33,6 +33,18 @@ def test_times_and_bandwidths_leave_the_first_call_out(tmp_path):
     assert row.busbw_bytes_per_s == pytest.approx(18 * MIB / 600e-6 * 3 / 4)
 
 
+def test_first_calls_are_those_of_a_process_whichever_recording_saw_them(tmp_path):
+    builders = [TraceBuilder(), TraceBuilder(life=1), TraceBuilder(pid=4243)]
+    for builder, (first, second) in zip(builders, [(900, 100), (300, 200), (700, 0)], strict=True):
+        builder.group("0", (0, 1))
+        builder.collective("alltoall_base_", 0, gpu=(0, first * US), bytes_in=MIB)
+        if second:
+            builder.collective("alltoall_base_", 1000 * US, gpu=(1000 * US, (1000 + second) * US), bytes_in=MIB)
+    (row,) = table(tmp_path, *builders)
+    assert (row.calls_by_rank, row.time.first_ns, row.time.mean_ns) == ({0: 5}, 800 * US, 200 * US)
+    assert row.algbw_bytes_per_s == pytest.approx(3 * MIB / 600e-6)
+
+
 # op, bytes in and out of one rank of 4, what nccl-tests calls the size, busbw / algbw
 DEFINITIONS = [
     ("alltoall_", 64, 64, 64, 0.75),

@@ -45,6 +45,33 @@ def test_overlapping_collectives_count_once_together(tmp_path):
     assert shares == pytest.approx({ALL: 0.5, "all_to_all qkv": 0.2, "all_to_all out": 0.4})
 
 
+def test_recordings_of_a_rank_have_their_shares_together(tmp_path):
+    for life, (steps, rank) in enumerate([(1, 0), (9, 0), (1, 1)]):
+        builder = TraceBuilder(rank=rank, world_size=2, life=life)
+        builder.group("0", (0, 1))
+        for begin in range(0, 100 * steps, 100):
+            builder.scope("step", begin, begin + 100, gpu=(begin, begin + 100))
+        builder.collective("alltoall_", 0, gpu=(0, 80))
+        builder.save(tmp_path / f"{life}.wanhook")
+    shares = {share.name: share.share for share in collective_shares(load(tmp_path).traces, "step")}
+    assert shares[ALL] == pytest.approx((160 / 1000 + 80 / 100) / 2)
+
+
+def test_devices_of_a_process_have_shares_of_their_own(tmp_path):
+    """A thread each for two GPUs: what one of them waits for is no time of the other."""
+    builder = TraceBuilder(anchors=False)
+    builder.group("0", (0, 1))
+    for device in range(2):
+        builder.device = device
+        for at in (0, 1_000_000):
+            builder.anchor(at)
+            builder.gpu_anchor(at)
+        builder.scope("step", 0, 100, gpu=(0, 100))
+        builder.collective("alltoall_", 0, gpu=(50 * device, 50 * device + 50))
+    traces = load(builder.save(tmp_path / "a.wanhook")).traces
+    assert {share.name: share.share for share in collective_shares(traces, "step")}[ALL] == pytest.approx(0.5)
+
+
 def test_repeated_stage_is_the_one_with_the_most_time(tmp_path):
     traces = load(save_two_gpus(tmp_path)).traces
     assert repeated_stage(scope_table(traces)).path == STEP
@@ -79,6 +106,16 @@ def test_repeated_stage_is_the_denoising_step_where_there_is_one(tmp_path):
     assert repeated_stage(scope_table(traces)).path == "request/denoise_step"
 
 
+def test_what_occurs_once_in_each_process_does_not_recur(tmp_path):
+    for pid in (1, 2):
+        builder = TraceBuilder(pid=pid)
+        request = builder.scope("request", 0, 100, gpu=(0, 100))
+        for begin in (0, 20, 40):
+            builder.scope("step", begin, begin + 10, gpu=(begin, begin + 10), parent=request)
+        builder.save(tmp_path / f"{pid}.wanhook")
+    assert repeated_stage(scope_table(load(tmp_path).traces)).path == "request/step"
+
+
 def test_findings_carry_their_figures(tmp_path):
     found = findings(load(save_two_gpus(tmp_path)))
     assert list(found) == ["stage", "warm-up", "collectives", "ranks", "some ranks", "slack", "activation"]
@@ -104,6 +141,20 @@ def test_what_a_rank_that_ended_early_would_have_had_is_not_known(tmp_path, stat
             builder.scope("vae_decode", 50, 100, gpu=(50, 100), parent=request)
         builder.save(tmp_path / f"{rank}.wanhook")
     assert "some ranks" not in findings(load(tmp_path, machine=DeadProcesses()))
+
+
+def test_part_of_a_stage_is_told_on_the_ranks_that_have_it(tmp_path):
+    """Rank 0 alone decodes, and nobody waits for it: of its own request that is less than the denoising."""
+    for rank in range(4):
+        builder = TraceBuilder(rank=rank, world_size=4)
+        end = 150 if rank == 0 else 90
+        request = builder.scope("request", 0, end, gpu=(0, end))
+        builder.scope("denoise", 0, 80, gpu=(0, 80), parent=request)
+        if rank == 0:
+            builder.scope("decode", 80, 150, gpu=(80, 150), parent=request)
+        builder.save(tmp_path / f"{rank}.wanhook")
+    found = findings(load(tmp_path))["stage"].figures
+    assert (found["path"], found["total_ns"], found["root_total_ns"]) == ("request/denoise", 80, 105)
 
 
 def test_rank_that_waits_is_not_the_late_one(tmp_path):

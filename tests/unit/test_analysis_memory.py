@@ -3,7 +3,7 @@ import pytest
 from made_allocator import MIB, MadeAllocator
 from made_trace import TraceBuilder
 from wanhook.analysis.memory import memory_of
-from wanhook.tracefile.format import AllocatorAction
+from wanhook.tracefile.format import AllocatorAction, BlockState
 from wanhook.tracefile.model import load
 
 
@@ -133,6 +133,18 @@ def test_left_behind_is_what_the_scope_itself_allocated(builder, device, tmp_pat
     assert (rows["other"].growth.max_bytes, rows["other"].left_behind.max_bytes) == (6 * MIB, 2 * MIB)
 
 
+def test_left_behind_by_a_scope_whose_worker_goes_on_is_what_there_was_at_its_end(builder, device, tmp_path):
+    request = builder.scope("request", 100, 200)
+    worker = builder.scope("worker", 110, 400, parent=request, thread=2)
+    at = SEGMENT + BEFORE
+    device.alloc(at, 4 * MIB, 120, scope=worker, thread=2)
+    device.free(at, 300, scope=worker, thread=2)
+    device.alloc(at, 2 * MIB, 310, scope=worker, thread=2)  # the request was over
+    rows = {row.path: row for row in memory(builder, tmp_path).scopes}
+    assert rows["request"].left_behind.max_bytes == 4 * MIB
+    assert rows["request/worker"].left_behind.max_bytes == 2 * MIB
+
+
 def test_scope_from_before_the_first_snapshot_begins_with_it(builder, tmp_path):
     builder.scope("request", 0, 900)
     device = MadeAllocator(builder, begin=False)
@@ -171,6 +183,58 @@ def test_state_is_known_again_after_a_pause(builder, device, tmp_path):
         ("step", 2 * MIB, 1),
     ]
     assert found.inexact == ["recording was paused, and peaks inside pauses are not seen"]
+
+
+def test_block_of_the_same_place_and_size_that_was_asked_for_anew_in_a_pause(builder, device, tmp_path):
+    step = builder.scope("step", 20, 300)
+    at = SEGMENT + BEFORE
+    builder.alloc(at, 2 * MIB - 5, 100, scope=step)
+    builder.alloc(at + 2 * MIB, 4 * MIB - 5, 110, scope=step)
+    builder.gate(200, False)
+    builder.gate(500, True)
+    device.blocks |= {at: 2 * MIB, at + 2 * MIB: 4 * MIB}
+    segments, blocks = device.state()
+    asked = {at: 2 * MIB - 7, at + 2 * MIB: 4 * MIB - 5}
+    blocks = [block | {"requested": asked.get(block["address"], block["size"])} for block in blocks]
+    builder.snapshot(510, segments, blocks, reason="resume")
+    builder.alloc(at + 6 * MIB, 3 * MIB, 600)
+    peak = memory(builder, tmp_path).allocated_peak
+    assert owners(peak) == [
+        ("before recording", 10 * MIB, 1),
+        ("step", 4 * MIB, 1),
+        ("outside scopes", 3 * MIB, 1),
+        ("while not recording", 2 * MIB, 1),
+    ]
+    assert sum(owner.requested_bytes for owner in peak.owners) == peak.moment.requested_bytes
+
+
+def test_a_free_that_waits_across_a_known_state_was_asked_for_before_it(builder, device, tmp_path):
+    step = builder.scope("step", 20, 300)
+    block = device.alloc(SEGMENT + BEFORE, 2 * MIB, 100, scope=step)
+    device.request_free(block, 200)
+    segments, blocks = device.state()
+    waiting = [row | {"state": BlockState.PENDING_FREE} if row["address"] == block else row for row in blocks]
+    builder.snapshot(400, [segments[0] | {"allocated": BEFORE}], waiting, reason="resume")
+    device.complete_free(block, 900)
+    found = memory(builder, tmp_path)
+    assert found.check.exact
+    assert (found.deferred.frees, found.deferred.wait.mean_ns) == (1, 700)
+    assert found.scopes[0].left_behind.max_bytes == 0
+
+
+def test_a_free_that_a_pause_hid_has_no_length(builder, device, tmp_path):
+    seen, hidden = (device.alloc(SEGMENT + BEFORE + place * MIB, 2 * MIB, 100) for place in (0, 2))
+    device.request_free(seen, 150)
+    builder.gate(200, False)
+    builder.gate(500, True)
+    segments, blocks = device.state()
+    waiting = {"state": BlockState.PENDING_FREE}
+    blocks = [row | waiting if row["address"] in (seen, hidden) else row for row in blocks]
+    builder.snapshot(510, [segments[0] | {"allocated": BEFORE}], blocks, reason="resume")
+    device.complete_free(seen, 600)
+    device.complete_free(hidden, 600)
+    deferred = memory(builder, tmp_path).deferred
+    assert (deferred.frees, deferred.bytes, deferred.wait.max_ns, deferred.peak_bytes) == (1, 2 * MIB, 450, 4 * MIB)
 
 
 def test_without_a_snapshot_it_says_so(builder, tmp_path):

@@ -140,6 +140,13 @@ def test_ranks_are_one_measurement(tmp_path):
     assert found.step_ns == 100 * MS
 
 
+def test_pairs_of_a_restarted_process_are_pairs_of_their_own(tmp_path):
+    builders = [TraceBuilder(), TraceBuilder(pid=5000, meta={"run": {"restart": 1}})]
+    for builder in builders:
+        add_request(builder, np.full(24, 100 * MS), np.resize(ORDER, 24))
+    assert checked(tmp_path, *builders).pairs == 20
+
+
 def test_overlap_that_can_have_been_lost_is_bounded(tmp_path):
     builder = TraceBuilder()
     builder.group("0", (0, 1))

@@ -207,6 +207,24 @@ def test_wait_time_that_is_for_nothing_stands_apart(tmp_path):
     assert [(rank.rank, rank.count, rank.total_ns) for rank in row.ranks] == [(0, 4, 160 * US)]
 
 
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_wait_is_for_nothing_that_another_compute_stream_carries(tmp_path, device):
+    """Two streams, or two threads, of which one waits while the other exchanges; its own call is its own."""
+    builder = step_builder(device=device)
+
+    def call(begin, end, lane):
+        done = {"gpu": (begin, end), "stream": lane} if device == "cuda" else {"completed": end, "thread": lane}
+        builder.collective("alltoall_", begin, **done)
+
+    builder.scope("other step", 0, 900 * US, gpu=(0, 900 * US) if device == "cuda" else None, stream=8, thread=8)
+    gpu = (100 * US, 300 * US) if device == "cuda" else None
+    builder.scope("my wait", 100 * US, 300 * US, gpu=gpu, type="wait", stream=7, thread=7)
+    call(50 * US, 260 * US, lane=8)
+    call(200 * US, 300 * US, lane=7)
+    (row,) = wait_table([load_one(tmp_path, builder)])
+    assert (row.total_ns, row.waited_for, row.nothing_ns) == (200 * US, {"all_to_all": 100 * US}, 100 * US)
+
+
 def test_ranks_and_their_traces_add_up(tmp_path):
     for rank in (0, 0, 1):
         builder = known_exposure()
@@ -220,6 +238,41 @@ def test_ranks_and_their_traces_add_up(tmp_path):
     assert (gather.exposed_ns, gather.step_exposed_ns) == (300 * US, 50 * US)
     assert [(rank.rank, rank.count) for rank in waits.ranks] == [(0, 8), (1, 4)]
     assert waits.waited_for == {"all_gather fsdp": 300 * US}
+
+
+def test_two_streams_that_wait_for_one_call_both_wait_for_it(tmp_path):
+    builder = step_builder()
+    builder.collective("_allgather_base_", 0, gpu=(100 * US, 300 * US), **ROLE)
+    for stream in (7, 8):
+        wait(builder, 200 * US, 310 * US, stream=stream)
+    (row,) = wait_table([load_one(tmp_path, builder)])
+    assert (row.total_ns, row.waited_for, row.nothing_ns) == (220 * US, {"all_gather fsdp": 200 * US}, 20 * US)
+
+
+def test_every_step_of_a_later_recording_of_a_process_is_one_of_the_others(tmp_path):
+    for life in range(2):
+        builder = step_builder(life=life)
+        for begin in (0, 1000 * US):
+            builder.collective("alltoall_", begin, gpu=(begin, begin + (100 + life) * US), role="qkv")
+        builder.save(tmp_path / f"{life}.wanhook")
+    (row,) = exposure(load(tmp_path).traces, "step").rows
+    assert row.step_exposed_ns == pytest.approx((100 + 101 + 101) / 3 * US)
+
+
+def test_steps_of_one_device_are_not_those_of_another(tmp_path):
+    """A thread each for two GPUs, of which one is half a step behind."""
+    builder = TraceBuilder(anchors=False)
+    builder.group("0", (0, 1))
+    for device in range(2):
+        builder.device, late = device, device * 500 * US
+        for at in (0, 3000 * US):
+            builder.anchor(at)
+            builder.gpu_anchor(at)
+        for begin in (late, 1000 * US + late):
+            builder.scope("step", begin, begin + 900 * US, gpu=(begin, begin + 900 * US))
+        builder.collective("alltoall_", 0, gpu=(1850 * US + late, 1950 * US + late), role="qkv")
+    (row,) = exposure([load_one(tmp_path, builder)], "step").rows
+    assert row.step_total_ns == pytest.approx((50 + 50) / 3 * US)
 
 
 def test_without_a_wait_for_them_nobody_knows(tmp_path):

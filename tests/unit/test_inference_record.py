@@ -7,6 +7,7 @@ import pytest
 
 import made_load
 import made_wan
+from made_allocator import MadeAllocator
 from made_load import SECOND
 from made_trace import TraceBuilder
 from wanhook.analysis.inference import PARALLEL, SETTINGS, inference_records
@@ -160,6 +161,23 @@ def test_a_step_without_its_stream_interval_puts_all_steps_on_the_host_clock(tmp
     assert (record.step_clock, record.s_per_step) == ("host", 1.5)
 
 
+def test_a_step_that_never_ended_is_no_step(tmp_path):
+    builder = TraceBuilder()
+    request = builder.scope("request", 0, None)
+    for begin, end in ((0, 2 * SECOND), (2 * SECOND, 4 * SECOND), (4 * SECOND, None)):
+        builder.scope("denoise_step", begin, end, parent=request)
+    record = records(tmp_path, builder)[0]
+    assert (record.steps, record.s_per_step, record.stages["denoise_step_total"].count) == (2, 2.0, 3)
+
+
+def test_begin_by_the_clock_as_it_was_set_then(tmp_path):
+    builder = TraceBuilder(anchors=False)
+    for at, shift in ((0, 0), (50 * SECOND, 0), (51 * SECOND, 3 * SECOND), (120 * SECOND, 3 * SECOND)):
+        builder.anchor(at, realtime_shift=shift)
+    builder.scope("request", 60 * SECOND, 70 * SECOND)
+    assert records(tmp_path, builder)[0].started_unix_ns == builder.start_realtime + 63 * SECOND
+
+
 def test_the_slowest_rank_gives_the_times_and_all_are_listed(tmp_path):
     record = records(tmp_path, wan_rank(0, 2), wan_rank(1, 2))[0]
     assert (record.slowest_rank, record.request_s) == (1, 101.0)
@@ -245,6 +263,22 @@ def test_allocated_peak_is_not_claimed_under_settings_that_changed(tmp_path):
     assert ranks[0].allocated_peak is None
     assert ranks[0].reserved_peak == 168 << 20
     assert ranks[1].allocated_peak == 140 << 20
+
+
+def test_peaks_are_not_known_without_a_state_to_count_from(tmp_path):
+    builder = TraceBuilder()
+    request = builder.scope("request", 0, 9 * SECOND)
+    device = MadeAllocator(builder, begin=False)
+    device.alloc(device.segment(20 << 20, SECOND, scope=request), 4 << 20, SECOND, scope=request)
+    rank = records(tmp_path, builder)[0].ranks[0]
+    assert (rank.reserved_peak, rank.allocated_peak) == (None, None)
+
+
+def test_a_group_that_no_record_describes_gives_no_size(tmp_path):
+    builder = TraceBuilder()
+    builder.scope("request", 0, 9 * SECOND)
+    builder.collective("alltoall_", SECOND, role="qkv", group=9)
+    assert "ulysses_size" not in records(tmp_path, builder)[0].parallel
 
 
 def planted(value):

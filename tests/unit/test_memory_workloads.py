@@ -180,8 +180,8 @@ def test_without_denoise_the_base_is_that_of_the_first_outermost_scope(tmp_path)
 # Leaks ---------------------------------------------------------------------------------------------------------------
 
 
-def steps_that_keep(tmp_path, kept):
-    """Steps that each use 8 MiB for a while and keep kept[i] MiB."""
+def steps_that_keep(tmp_path, kept, *, killed=False):
+    """Steps that each use 8 MiB for a while and keep kept[i] MiB. `killed`: the process dies inside another one."""
     builder = TraceBuilder()
     device = MadeAllocator(builder)
     request = builder.scope("request", 10, 10_000)
@@ -196,6 +196,9 @@ def steps_that_keep(tmp_path, kept):
             store = device.segment((2 if size == 1 else 20) * MIB, begin + 25, scope=inner)
             device.alloc(store, size * MIB, begin + 30, scope=inner)
         device.free(work, begin + 40, scope=step)
+    if killed:
+        step = builder.scope("denoise_step", 5_000, None, parent=request)
+        device.alloc(work, 8 * MIB, 5_010, scope=step)
     return analysed(builder, tmp_path)
 
 
@@ -209,6 +212,13 @@ def test_leak_of_one_mib_a_step_is_found(tmp_path):
     assert owner.allocated_bytes == 7 * MIB
     assert findings["leak"].figures["growth_bytes"] == MIB
     assert findings["leak"].figures["owner"] == "request/denoise_step/scheduler_step"
+
+
+def test_what_a_step_holds_in_which_the_process_died_is_no_growth(tmp_path):
+    memory, _ = steps_that_keep(tmp_path, [1] * 5, killed=True)
+    (leak,) = memory.leaks
+    assert (leak.occurrences, leak.growth_bytes, leak.total_bytes) == (5, MIB, 4 * MIB)
+    assert [owner.source.path for owner in leak.owners] == ["request/denoise_step/scheduler_step"]
 
 
 @pytest.mark.parametrize("kept", [[3, 0, 0, 0, 0, 0], [0, 0, 20, 0, 0, 0], [1, 1, 1]])
@@ -265,6 +275,18 @@ def test_cause_of_an_out_of_memory(tmp_path, asked, device_free, pieces, other_s
     assert (dead.owners[0].source.path, dead.owners[0].allocated_bytes) == ("request/load", 10 * (20 - pieces) * MIB)
 
 
+def test_free_pieces_of_small_segments_are_of_no_use_to_a_large_request(tmp_path):
+    builder = TraceBuilder()
+    device = MadeAllocator(builder)
+    for _ in range(30):
+        device.alloc(device.segment(2 * MIB, 30), MIB // 2, 31)
+    device.out_of_memory(40 * MIB, 10 * MIB, 250)
+    device.out_of_memory(MIB, MIB // 2, 260)
+    large, small = (failed.post_mortem for failed in analysed(builder, tmp_path)[0].out_of_memory)
+    assert (large.cache.bytes, large.usable.bytes, large.verdict) == (45 * MIB, 0, "streams")
+    assert (small.cache.bytes, small.usable.bytes) == (45 * MIB, 45 * MIB)
+
+
 # Deferred frees, churn, retries, the device ---------------------------------------------------------------------------
 
 
@@ -292,6 +314,7 @@ def test_deferred_frees_wait_and_say_how_long(tmp_path):
     }
     assert by_path(memory.scopes)["step"].pending.max_bytes == 24 * MIB
     assert findings["deferred frees"].figures["peak_bytes"] == 24 * MIB
+    assert "Most of it" not in findings["deferred frees"].text  # half of it is not most
 
 
 def test_slack_adds_up_with_what_waits(tmp_path):

@@ -86,6 +86,19 @@ def test_a_replay_from_a_known_state_in_the_middle_is_the_same(steps, cut, expan
     assert rest.exact.tolist() == [(0, len(events) - cut + 1, len(events) - cut + 1, 1)]
 
 
+@settings(deadline=None, max_examples=100)
+@given(steps=STEPS, apart=st.integers(1, 5), expandable=st.booleans())
+def test_states_that_tell_nothing_new_leave_every_life_as_it_is(steps, apart, expandable):
+    allocator = made(steps, expandable)
+    whole, events = replayed(allocator), allocator.events()
+    states = [_replay.KnownState(at, *whole.address_map(at)) for at in range(0, len(events) + 1, apart)]
+    told = _replay.replay(events, states, _replay.Settings(expandable_segments=expandable), complete_from_start=True)
+    assert told.contradiction_count == 0
+    assert (told.counters == whole.counters).all()
+    assert told.blocks.tolist() == whole.blocks.tolist()
+    assert told.segments.tolist() == whole.segments.tolist()
+
+
 @settings(deadline=None, max_examples=60)
 @given(steps=STEPS, place=st.integers(0, 80))
 def test_a_missing_event_is_noticed(steps, place):

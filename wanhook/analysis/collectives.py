@@ -15,6 +15,7 @@ from wanhook.analysis.groups import GroupClass, GroupClasses
 from wanhook.analysis.ranks import RankTotal, calls_by_rank, rank_of, totals_by_rank
 from wanhook.analysis.span_classes import KernelBounds, bounds_of, classify, correction
 from wanhook.analysis.turns import turns, waited
+from wanhook.analysis.warm_up import first_occurrences
 from wanhook.tracefile.format import CollectiveFlags
 
 if TYPE_CHECKING:
@@ -110,6 +111,8 @@ def collective_table(traces: Sequence[Trace]) -> list[CollectiveRow]:
     keys: dict[_Key, int] = {}
     ops: dict[str, int] = {}
     parts = [_columns(trace, classes, keys, ops) for trace in traces]
+    for part, first in zip(parts, first_occurrences(traces, [part["key"] for part in parts]), strict=True):
+        part["first"] = first
     names = [f"{op} {role}".strip() for op, role, _ in keys]
     table = np.concatenate([np.empty(0, _COLUMNS), *parts])
     table = table[np.argsort(table["key"], kind="stable")]
@@ -144,7 +147,6 @@ def _columns(trace: Trace, classes: GroupClasses, keys: dict[_Key, int], ops: di
     for name in ("bytes_in", "bytes_out", "flags", "tensors", "device", "span_class", "begin_slack", "end_slack"):
         out[name] = calls[name]
     out["begin_slack"] = np.maximum(out["begin_slack"] - out["queued"], 0)
-    out["first"][np.unique(out["key"], return_index=True)[1]] = True
     return out
 
 

@@ -46,8 +46,10 @@ class DeferredFrees:
 def deferred_frees(trace: Trace, timeline: AllocatorTimeline) -> DeferredFrees | None:
     """None where no free was deferred."""
     blocks, last = timeline.blocks, len(timeline.counters)
-    # A block that waited already in a known state was freed nobody knows when.
-    waited = np.flatnonzero((blocks["end"] > blocks["freed"]) & (blocks["freed"] > blocks["begin"]))
+    # What a known state first tells of as waiting was freed nobody knows when; its snapshot event is no free.
+    told = [position for position, found in timeline.known if found.sequence > 0]
+    seen = (blocks["freed"] > blocks["begin"]) & ~np.isin(blocks["freed"], told)
+    waited = np.flatnonzero((blocks["end"] > blocks["freed"]) & seen)
     if not len(waited):
         return None
     blocks = blocks[waited]

@@ -15,7 +15,7 @@ import numpy as np
 class Durations:
     """Of `count` durations, all in ns. Percentiles lie on the line between the two nearest values (numpy's default).
 
-    `first_ns` is the mean over the ranks of their first occurrences; None where no first one was timed. `mean_ns`,
+    `first_ns` is the mean over the processes of their first occurrences; None where no first one was timed. `mean_ns`,
     `p50_ns`, `p95_ns` and `max_ns` are None where nothing but first occurrences was timed.
     """
 
@@ -29,7 +29,7 @@ class Durations:
 
 
 def summarise(lengths: np.ndarray, first: np.ndarray) -> Durations:
-    """lengths: int64 ns, shape (n,). first: bool, shape (n,), true for the first occurrence on its rank."""
+    """lengths: int64 ns, shape (n,). first: bool, shape (n,), true for the first occurrence in its process."""
     warm = lengths[~first]
     mean = p50 = p95 = longest = None
     if len(warm):

@@ -14,6 +14,7 @@ from wanhook.analysis.exposed_units import ExposedUnit, exposed_units
 from wanhook.analysis.exposure import exposed_intervals, lasting, on_compute_stream, scope_intervals, waits
 from wanhook.analysis.groups import GroupClass, GroupClasses
 from wanhook.analysis.ranks import RankTotal, calls_by_rank, on_gpu, rank_of, totals_by_rank
+from wanhook.analysis.warm_up import first_occurrences
 from wanhook.tracefile.format import ScopeVerify
 
 if TYPE_CHECKING:
@@ -74,28 +75,47 @@ _Key = tuple[str, str, GroupClass]
 def exposure(traces: Sequence[Trace], step: str | None) -> Exposure:
     """Rows by exposed time, largest first, then by time. `step`: path of the repeated stage."""
     classes, keys, units = GroupClasses(traces), {}, {}
-    steps = [_steps(trace, step) for trace in traces]
+    steps = _steps(traces, step)
     parts = [_columns(trace, classes, keys, units, inside) for trace, inside in zip(traces, steps, strict=True)]
     table = np.concatenate([np.empty(0, _COLUMNS), *parts])
     table = table[np.argsort(table["key"], kind="stable")]
     bounds = np.searchsorted(table["key"], np.arange(len(keys) + 1))
-    lengths = np.concatenate([np.empty(0, np.int64), *(inside[:, 1] - inside[:, 0] for inside in steps)])
+    spans = np.concatenate([np.empty((0, 2), np.int64), *(spans for inside in steps for spans in inside.values())])
+    lengths = spans[:, 1] - spans[:, 0]
     waiting = {trace.strings[name] for trace in traces for name in np.unique(waits(trace)["name"])}
     rows = [_row(key, table[bounds[at] : bounds[at + 1]], lengths, waiting, list(units)) for key, at in keys.items()]
     rows.sort(key=lambda row: (-(row.exposed_ns or 0), -row.total_ns, row.op, row.role))
     return Exposure(step if len(lengths) else None, float(lengths.mean()) if len(lengths) else None, rows)
 
 
-def _steps(trace: Trace, path: str | None) -> np.ndarray:
-    """The occurrences of a path but for the first and for muted ones, of which nothing is known, as intervals."""
-    scopes = trace.scopes[trace.scopes["verify"] != ScopeVerify.MUTED]
-    numbers = [at for at, text in enumerate(trace.paths) if text == path]
-    begin, end = scope_intervals(trace, scopes[np.isin(scopes["path"], numbers) & ~scopes["first"]])
-    return intervals.of(begin[begin >= 0], end[begin >= 0])
+def _steps(traces: Sequence[Trace], path: str | None) -> list[dict[int, np.ndarray]]:
+    """The occurrences of a path but for first and for muted ones, of which nothing is known, as intervals by device."""
+    named = [
+        np.isin(trace.scopes["path"], [at for at, text in enumerate(trace.paths) if text == path]) for trace in traces
+    ]
+    rows = [trace.scopes[own] for trace, own in zip(traces, named, strict=True)]
+    firsts = first_occurrences(traces, [np.zeros(len(own), np.int64) for own in rows])
+    found = []
+    for trace, own, first in zip(traces, rows, firsts, strict=True):
+        own = own[~first & (own["verify"] != ScopeVerify.MUTED)]
+        begin, end = scope_intervals(trace, own)
+        timed = [(device, (begin >= 0) & (own["device"] == device)) for device in np.unique(own["device"]).tolist()]
+        found.append({device: intervals.of(begin[at], end[at]) for device, at in timed if at.any()})
+    return found
+
+
+def _inside(calls: np.ndarray, begin: np.ndarray, end: np.ndarray, steps: dict[int, np.ndarray]) -> np.ndarray:
+    """How long (ns, int64[n]) an interval of each call lies in steps: those of its device, if that has any."""
+    out = np.zeros(len(calls), np.int64)
+    everywhere = np.concatenate([np.empty((0, 2), np.int64), *steps.values()])
+    for device in np.unique(calls["device"]).tolist():
+        at = calls["device"] == device
+        out[at] = intervals.overlap(begin[at], end[at], steps.get(device, everywhere))
+    return out
 
 
 def _columns(
-    trace: Trace, classes: GroupClasses, keys: dict[_Key, int], units: dict[str, int], steps: np.ndarray
+    trace: Trace, classes: GroupClasses, keys: dict[_Key, int], units: dict[str, int], steps: dict[int, np.ndarray]
 ) -> np.ndarray:
     """One row a call. Op, role and group are 16 bits wide in the file."""
     calls = trace.collectives
@@ -111,8 +131,8 @@ def _columns(
     out["key"], out["rank"], out["unit"] = key_of[kind], rank_of(trace), _numbered(trace, units)
     out["timed"], out["gpu"], out["own"] = usable, on_gpu(trace), usable & on_compute_stream(trace)
     out["length"], out["exposed"] = end - begin, exposed_end - exposed_begin
-    out["in_step"] = intervals.overlap(begin, end, steps)
-    out["exposed_in_step"] = intervals.overlap(exposed_begin, exposed_end, steps)
+    out["in_step"] = _inside(calls, begin, end, steps)
+    out["exposed_in_step"] = _inside(calls, exposed_begin, exposed_end, steps)
     return out
 
 

@@ -47,13 +47,14 @@ def _allocator_settings(trace: Trace) -> object:
 
 
 def repeated_stage(scopes: list[ScopeRow]) -> ScopeRow | None:
-    """The stage that recurs on a rank and takes the most time: the denoising step of a request.
+    """The stage that recurs in a process and takes the most time: the denoising step of a request.
 
     One that is named so goes before others: two requests recur as well, and where a rank died in a step, what the step
     holds has ended more often than the step. What is part of a load is none: two experts are loaded, for minutes."""
     stages = [row for row in scopes if row.level == "stage" and row.type == "trace" and not _loads(row)]
-    recurring = [row for row in stages if row.ranks and max(row.occurrences.values()) > 1]
-    return max([row for row in recurring if row.name == _STEP] or recurring, key=_total, default=None)
+    steps = [row for row in stages if row.name == _STEP and row.ranks and max(row.occurrences.values()) > 1]
+    recurring = [row for row in stages if row.time.mean_ns is not None]
+    return max(steps or recurring, key=_total, default=None)
 
 
 def _loads(row: ScopeRow) -> bool:
@@ -74,15 +75,25 @@ def _largest_stages(scopes: list[ScopeRow]) -> list[Finding]:
 
 
 def _largest_inside(root: ScopeRow, stages: list[ScopeRow]) -> Finding | None:
-    inside = [row for row in stages if row.path.startswith(root.path + "/")]
-    # Of nested stages that each hold most of the time, the innermost says the most.
-    most = [row for row in inside if _total(row) >= _total(root) / 2]
-    top = most[-1] if most else max(inside, key=_total, default=None)
-    if top is None:
+    inside = [(row, *_on_its_ranks(row, root)) for row in stages if row.path.startswith(root.path + "/")]
+    inside = [(row, total, whole) for row, total, whole in inside if whole]
+    if not inside:
         return None
-    total, whole = _total(top), _total(root)
+    # Of nested stages that each hold most of the time, the innermost says the most.
+    most = max((row.depth for row, total, whole in inside if total >= whole / 2), default=None)
+    chosen = [part for part in inside if most is None or (part[0].depth == most and part[1] >= part[2] / 2)]
+    top, total, whole = max(chosen, key=lambda part: part[1] / part[2])
     text = f"{top.path} takes {total / whole:.1%} of {root.path}: {total / 1e6:.1f} of {whole / 1e6:.1f} ms."
     return Finding("stage", text, {"path": top.path, "total_ns": total, "root": root.path, "root_total_ns": whole})
+
+
+def _on_its_ranks(row: ScopeRow, root: ScopeRow) -> tuple[float, float]:
+    """Mean totals (ns) of a stage and of the outermost one around it, over the ranks that have the stage: a decode on
+    rank 0 is no part of what the others do."""
+    around = {share.rank: share.total_ns for share in root.ranks}
+    own = [share for share in row.ranks if share.rank in around]
+    count = max(len(own), 1)
+    return sum(share.total_ns for share in own) / count, sum(around[share.rank] for share in own) / count
 
 
 def _warm_up(step: ScopeRow | None) -> Finding | None:

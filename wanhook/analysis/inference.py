@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wanhook.analysis.ranks import named, rank_of
+from wanhook.analysis.ranks import named, rank_of, recording_of
 from wanhook.analysis.request_memory import RequestMemory
 from wanhook.analysis.request_times import Gaps, StageTotal, TraceRequests, Window
-from wanhook.tracefile.names import section, whole
+from wanhook.tracefile.names import section
 
 if TYPE_CHECKING:
     from wanhook.tracefile.model import Run, Trace
@@ -113,12 +113,10 @@ def inference_records(run: Run) -> list[InferenceRecord]:
     """One a request, in order of time; requests of the ranks belong together by their number in the recording."""
     together: dict[tuple, list[_Found]] = {}
     for trace in run.traces:
-        about = section(trace.meta, "run")
-        life = whole(about.get("restart")) or 0, whole(about.get("recording")) or 0
         requests = TraceRequests(trace)
         memory = RequestMemory(trace) if requests.windows else None
         for number, window in enumerate(requests.windows):
-            together.setdefault((*life, number), []).append(_rank_record(requests, window, memory))
+            together.setdefault((recording_of(trace), number), []).append(_rank_record(requests, window, memory))
     ordered = sorted(together.values(), key=lambda found: min(_unix(one.window) for one in found))
     return [_record(run, found, number + 1, len(ordered)) for number, found in enumerate(ordered)]
 
@@ -199,8 +197,7 @@ def _largest(values) -> int | None:
 
 
 def _unix(window: Window) -> int:
-    header = window.trace.header
-    return int(header["start_realtime"]) + window.begin - int(header["start_monotonic"])
+    return window.trace.clock.to_realtime(window.begin)
 
 
 def _asked(window: Window) -> Mapping:
@@ -252,7 +249,7 @@ def _parallel(run: Run, window: Window) -> dict[str, int | bool]:
     trace = window.trace
     calls = trace.collectives
     exchanges = np.array([text == "qkv" for text in trace.strings] or [False])[calls["role"]]
-    sizes = {trace.groups[group].size for group in np.unique(calls["group"][exchanges]).tolist()}
+    sizes = {trace.groups[group].size for group in np.unique(calls["group"][exchanges]).tolist()} - {0}
     if len(sizes) == 1:
         found["ulysses_size"] = sizes.pop()
     given = trace.scope_args.get(int(trace.scopes["id"][window.load]), {}) if window.load >= 0 else {}

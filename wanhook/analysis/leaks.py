@@ -38,7 +38,8 @@ def leaks(trace: Trace, timeline: AllocatorTimeline, table: np.ndarray) -> list[
     """table: memory_by_scope.SCOPE_MEMORY of the trace's scopes. Those that grew the most in all first, the outer
     before the inner. A leak is steady: the median difference is LEAST_GROWTH or more, three of four are growth."""
     scopes = trace.scopes
-    known = known_ends(trace, timeline, table)
+    # What is still open has not ended: what it holds at the moment is no growth.
+    known = known_ends(trace, timeline, table) & ~scopes["open"]
     stages = np.flatnonzero((scopes["level"] == ScopeLevel.STAGE) & (scopes["type"] == ScopeType.TRACE))
     stages = stages[np.argsort(scopes["path"][stages], kind="stable")]
     paths, starts, counts = np.unique(scopes["path"][stages], return_index=True, return_counts=True)

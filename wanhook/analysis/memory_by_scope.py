@@ -95,22 +95,36 @@ def _left_behind(trace: Trace, timeline: AllocatorTimeline, last: np.ndarray) ->
     if not len(last):
         return left.astype(np.int64)
     parents = trace.scope_rows(trace.scopes["parent"])
-    freed, size = timeline.blocks["freed"], timeline.blocks["size"]
-    held, rows = _outlive(trace, timeline.blocks, last)
-    # What is freed before a scope ends is freed before the scope around it ends: few blocks are carried outwards.
+    begun, freed, size = (timeline.blocks[name] for name in ("begin", "freed", "size"))
+    earliest = _first_to_end(last, parents)
+    held, rows = _outlive(trace, timeline.blocks, earliest)
+    # Most of what is freed before a scope ends is freed before the one around it ends: few blocks are carried outwards.
     for _ in range(MAX_DEPTH):
-        left += np.bincount(rows, size[held], len(left))
+        there = (begun[held] <= last[rows]) & (freed[held] > last[rows])
+        left += np.bincount(rows[there], size[held[there]], len(left))
         outer = parents[rows]
         held, rows = held[outer >= 0], outer[outer >= 0]
-        stays = freed[held] > last[rows]
+        stays = freed[held] > earliest[rows]
         held, rows = held[stays], rows[stays]
         if not len(held):
             break
     return left.astype(np.int64)
 
 
+def _first_to_end(last: np.ndarray, parents: np.ndarray) -> np.ndarray:
+    """The last position of each scope, or that of a scope around it that ended before it did: what was opened on a
+    thread of its own can outlive what it is inside of."""
+    outer = np.where(parents >= 0, parents, np.arange(len(parents)))
+    for _ in range(MAX_DEPTH):
+        earlier = np.minimum(last, last[outer])
+        if (earlier == last).all():
+            break
+        last = earlier
+    return last
+
+
 def _outlive(trace: Trace, blocks: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the blocks that were not freed when their own scope ended, and the rows of these scopes."""
+    """Rows of the blocks that were not freed at the `last` position of their own scope, and the rows of the scopes."""
     held, rows = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     # The number behind the last one is for blocks without a scope, row -1: no scope has left those behind.
     last = np.append(last, np.iinfo(np.int64).max)

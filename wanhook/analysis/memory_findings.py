@@ -200,7 +200,7 @@ def _deferred(memory: list[DeviceMemory]) -> Iterator[Finding]:
     waiting, top = state.deferred, next(iter(state.deferred.sources), None)
     if waiting.peak_bytes < _OF_RESERVED * state.reserved_peak.moment.reserved_bytes:
         return
-    most = f" Most of it was allocated in {source_name(top.source)}." if top else ""
+    most = f" Most of it was allocated in {source_name(top.source)}." if top and 2 * top.bytes > waiting.bytes else ""
     text = (
         f"Up to {mib(waiting.peak_bytes)} MiB of {named(state.rank)} were freed and could not be used again, because "
         f"another stream still held them (record_stream).{most} FSDP1's limit_all_gathers=True, its default, bounds "

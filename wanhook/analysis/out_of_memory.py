@@ -10,10 +10,12 @@ import numpy as np
 from wanhook.analysis.allocator_timeline import MAX_POST_MORTEMS, AllocatorTimeline
 from wanhook.analysis.memory_owners import Owner, Sources, owners_at
 from wanhook.analysis.moments import Moment, moment_at, path_of
-from wanhook.tracefile.format import BlockState
+from wanhook.tracefile.format import BlockState, SegmentFlags
 
 if TYPE_CHECKING:
     from wanhook.tracefile.model import Trace
+
+_MOST_SMALL = 1 << 20  # bytes: kSmallSize of torch's CUDACachingAllocator
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def _post_mortem(trace: Trace, timeline: AllocatorTimeline, row: int) -> PostMor
     free = blocks[blocks["state"] == BlockState.INACTIVE]
     home = np.searchsorted(segments["address"], free["address"], "right") - 1
     own = segments[home]
-    usable = free[(own["stream"] == event["stream"]) & (own["pool"] == event["pool"])] if len(segments) else free[:0]
+    usable = free[_fits(own, event)] if len(segments) else free[:0]
     cache, could = _pieces(free), _pieces(usable)
     return PostMortem(
         moment=moment_at(trace, timeline, row),
@@ -85,6 +87,14 @@ def _post_mortem(trace: Trace, timeline: AllocatorTimeline, row: int) -> PostMor
         verdict=verdict(int(event["size"]), cache.bytes, could.bytes, int(event["address"])),
         owners=owners_at(timeline, row, Sources(trace)),
     )
+
+
+def _fits(segments: np.ndarray, event: np.void) -> np.ndarray:
+    """bool[segments]: which are of the stream and the pool that the request was looked for in. torch keeps the segments
+    of small requests apart from those of large ones."""
+    large = (segments["flags"] & SegmentFlags.LARGE) != 0
+    own = (segments["stream"] == event["stream"]) & (segments["pool"] == event["pool"])
+    return own & (large == (event["size"] > _MOST_SMALL))
 
 
 def _pieces(free: np.ndarray) -> FreePieces:

@@ -10,7 +10,7 @@ import numpy as np
 
 from wanhook.analysis.collective_shares import ALL, OTHER, collective_shares
 from wanhook.analysis.paired_change import Change, paired_change
-from wanhook.analysis.ranks import on_gpu, rank_of
+from wanhook.analysis.ranks import on_gpu, rank_of, recording_of
 from wanhook.tracefile.format import ScopeVerify
 
 if TYPE_CHECKING:
@@ -101,8 +101,10 @@ def _perturbation(traces: Sequence[Trace], path: str) -> Perturbation:
     steps = [_steps(trace, path) for trace in traces]
     gpu = any(on_gpu(trace) and (rows["gpu_end"] >= 0).any() for trace, rows in zip(traces, steps, strict=True))
     names = ("gpu_begin", "gpu_end") if gpu else ("begin", "end")
-    found = [_pairs(trace, rows, *names) for trace, rows in zip(traces, steps, strict=True)]
-    on_host = [_pairs(trace, rows, "begin", "end") for trace, rows in zip(traces, steps, strict=True)]
+    numbers: dict[tuple[int, int], int] = {}
+    recordings = [numbers.setdefault(recording_of(trace), len(numbers)) for trace in traces]
+    found = [_pairs(rows, number, *names) for rows, number in zip(steps, recordings, strict=True)]
+    on_host = [_pairs(rows, number, "begin", "end") for rows, number in zip(steps, recordings, strict=True)]
     joined = _joined(found)
     time = _change(joined)
     step_ns = float(np.median(joined["muted"])) if len(joined) else None
@@ -132,7 +134,7 @@ def _steps(trace: Trace, path: str) -> np.ndarray:
     return scopes[chosen & (scopes["verify"] > 0)]
 
 
-def _pairs(trace: Trace, rows: np.ndarray, begin: str, end: str) -> np.ndarray:
+def _pairs(rows: np.ndarray, recording: int, begin: str, end: str) -> np.ndarray:
     """Steps 2n and 2n + 1 of the check, of which one was recorded (_PAIR[n]). Without those that began the recording,
     that began a request, or that two requests share."""
     rows = rows[: len(rows) // 2 * 2]
@@ -146,8 +148,8 @@ def _pairs(trace: Trace, rows: np.ndarray, begin: str, end: str) -> np.ndarray:
     lengths = (rows[end] - rows[begin]).astype(float)
     recorded_first = first["verify"] == ScopeVerify.RECORDED
     out = np.empty(len(first), _PAIR)
-    # Of the same recording on each rank, when a process makes several.
-    out["number"] = np.arange(len(first)) + (int(trace.header["life"]) << 32)
+    # Of the same recording on each rank, when a process makes several or is started again.
+    out["number"] = np.arange(len(first)) + (recording << 32)
     out["recorded"] = np.where(recorded_first, lengths[0::2], lengths[1::2])
     out["muted"] = np.where(recorded_first, lengths[1::2], lengths[0::2])
     return out[good]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wanhook.tracefile.names import section, whole
+
 if TYPE_CHECKING:
     from wanhook.tracefile.model import Trace
 
@@ -26,6 +28,13 @@ class RankTotal:
 def rank_of(trace: Trace) -> int:
     """The trace's rank, NO_RANK where the process had none."""
     return NO_RANK if trace.rank is None else trace.rank
+
+
+def recording_of(trace: Trace) -> tuple[int, int]:
+    """What the traces that the ranks wrote together have in common: how often the run had been restarted before, and
+    the number of the recording in its process."""
+    about = section(trace.meta, "run")
+    return whole(about.get("restart")) or 0, whole(about.get("recording")) or 0
 
 
 def named(rank: int) -> str:

@@ -41,8 +41,8 @@ class RequestMemory:
         for device, replay in self._replays.items():
             first, last = replay.positions(np.array([begin]), "left")[0], replay.positions(np.array([end]), "right")[0]
             inside = replay.result.counters[first : last + 1]
-            reserved = None if device == _HOST else int(inside["reserved"].max())
-            # Reserved bytes come from the events alone; what a block takes follows from settings that must be known.
+            # Reserved bytes follow from a known state and the events; what a block takes, from the settings too.
+            reserved = None if device == _HOST or not replay.known else int(inside["reserved"].max())
             known = not replay.refused or device == _HOST
             if any(low <= last and high > first for low, high in replay.unclaimed):
                 reserved, known = None, False

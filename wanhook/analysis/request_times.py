@@ -86,7 +86,8 @@ class Gaps:
 class RequestTimes:
     """`load_s` of host time went by in load scopes between the request before and this one. `steps` are seconds of each
     denoising step that was recorded, less the expert switch in it, by `step_clock`: "gpu" where all have stream
-    intervals, else "host". `first_is_known`: the first of `step_count` is among them. None: not known."""
+    intervals, else "host". `step_count` counts those that ended, muted ones too; `first_is_known`: the first of them is
+    among `steps`. None: not known."""
 
     load_s: float | None
     step_clock: str
@@ -135,7 +136,7 @@ class TraceRequests:
         return RequestTimes(
             load_s=None if gaps.before_ns else load_s,
             step_clock=clock,
-            step_count=None if gaps.paused_ns else len(steps),
+            step_count=None if gaps.paused_ns else int((~scopes["open"][steps]).sum()),
             steps=[] if gaps.paused_ns else lengths,
             first_is_known=len(steps) > 0 and bool(scopes["verify"][steps[0]] != ScopeVerify.MUTED),
             stages=told,

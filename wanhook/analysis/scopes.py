@@ -11,6 +11,7 @@ import numpy as np
 
 from wanhook.analysis.durations import Durations, summarise
 from wanhook.analysis.ranks import RankTotal, on_gpu, rank_of, totals_by_rank
+from wanhook.analysis.warm_up import first_occurrences
 from wanhook.tracefile.format import ScopeEndFlags, ScopeLevel, ScopeType, ScopeVerify
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def scope_table(traces: Sequence[Trace]) -> list[ScopeRow]:
     paths: dict[str, _Path] = {}
     numbers: dict[str, int] = {}
     parts = [_columns(trace, paths, numbers) for trace in traces]
+    for part, first in zip(parts, first_occurrences(traces, [part["path"] for part in parts]), strict=True):
+        part["first"] = first
     table = np.concatenate([np.empty(0, _COLUMNS), *parts])
     table = table[np.argsort(table["path"], kind="stable")]
     bounds = np.searchsorted(table["path"], np.arange(len(numbers) + 1))
@@ -75,7 +78,6 @@ def _columns(trace: Trace, paths: dict[str, _Path], numbers: dict[str, int]) -> 
     out = np.zeros(len(scopes), _COLUMNS)
     out["path"] = translate[scopes["path"]]
     out["rank"] = rank_of(trace)
-    out["first"] = scopes["first"]
     out["open"] = scopes["open"]
     out["muted"] = scopes["verify"] == ScopeVerify.MUTED
     out["failed"] = (scopes["flags"] & ScopeEndFlags.EXCEPTION) != 0

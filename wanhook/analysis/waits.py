@@ -10,7 +10,7 @@ import numpy as np
 
 from wanhook.analysis import intervals
 from wanhook.analysis.bandwidth import operation
-from wanhook.analysis.exposure import exposed_intervals, scope_intervals, waits
+from wanhook.analysis.exposure import exposed_intervals, on_compute_stream, scope_intervals, waits
 from wanhook.analysis.ranks import RankTotal, on_gpu, rank_of
 
 if TYPE_CHECKING:
@@ -64,14 +64,19 @@ def _of_trace(trace: Trace) -> list[WaitRow]:
 
 
 def _waited_for(trace: Trace, exposed, begin: np.ndarray, end: np.ndarray, rows, timed) -> dict[str, int]:
-    """op and role -> ns of the waits (`timed`, a choice of `rows`) in which such a collective was exposed."""
+    """op and role -> ns of the waits (`timed`, a choice of `rows`) in which such a collective was exposed.
+
+    What a compute stream carries itself can only be in the waits of that very stream, on the host of that thread; two
+    that wait for one call both wait for it.
+    """
     calls = trace.collectives
+    own, lane = on_compute_stream(trace), "stream" if on_gpu(trace) else "thread"
     lengths = np.zeros(len(calls), np.int64)
-    for device in np.unique(rows["device"][timed]):
-        here = timed & (rows["device"] == device)
-        at = calls["device"] == device
+    for device, one in np.unique(rows[["device", lane]][timed]).tolist():
+        here = timed & (rows["device"] == device) & (rows[lane] == one)
+        at = (calls["device"] == device) & (~own | (calls[lane] == one))
         spans = intervals.of(begin[here], end[here])
-        lengths[at] = intervals.overlap(exposed[0][at], exposed[1][at], spans)
+        lengths[at] += intervals.overlap(exposed[0][at], exposed[1][at], spans)
     kinds, kind = np.unique((calls["op"].astype(np.int64) << 16) | calls["role"], return_inverse=True)
     sums = np.zeros(len(kinds), np.int64)
     np.add.at(sums, kind, lengths)
