@@ -23,7 +23,7 @@ namespace made_gpu {
 
 inline constexpr int kMostDevices = 8;
 inline constexpr uint64_t kDeviceBytes = uint64_t{64} << 30;
-inline constexpr uint64_t kMovedBytes = uint64_t{4} << 20;  // of a copy; the host's memory is not a GPU's
+inline constexpr uint64_t kMovedBytes = uint64_t{256} << 10;  // of a copy; the host's memory is not a GPU's
 
 int64_t now();
 

@@ -2,6 +2,8 @@
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -260,6 +262,7 @@ cudaError_t cudaFree(void* address) {
   const Locked locked;
   Device& device = locked.machine.device[number];
   const uint64_t bytes = device.memory.give_back(reinterpret_cast<uint64_t>(address));
+  madvise(address, bytes / 4096 * 4096, MADV_DONTNEED);
   device.used -= bytes;
   return bytes == 0 ? fail(cudaErrorInvalidValue) : cudaSuccess;
 }
