@@ -74,7 +74,8 @@ def test_children_that_inherit_a_rank_leave_no_file(tmp_path, what):
     assert not left(ended)["cuda"]
     # Not "nothing at all": the thread of a loader's queue can outlast the interpreter, and then Python itself complains
     # of a leaked semaphore, recorded or not.
-    assert ended.own_lines == [] and "Traceback" not in ended.errors
+    assert ended.own_lines == []
+    assert "Traceback" not in ended.errors
     assert [file.name for file in directory.iterdir()] == (["spawned-0"] if what == "spawn" else [])
     if what == "spawn":
         assert not json.loads((directory / "spawned-0").read_text())["cuda"]
