@@ -107,6 +107,13 @@ size_t append_kernels(uint32_t window, const std::vector<KernelRow>& rows) {
   return written;
 }
 
+// As os.fsdecode() has it: a path need not be text.
+py::object path_text(const std::string& path) {
+  PyObject* text = PyUnicode_DecodeFSDefaultAndSize(path.data(), static_cast<Py_ssize_t>(path.size()));
+  if (text == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(text);
+}
+
 py::dict status() {
   Recorder& recorder = Recorder::get();
   Recording* recording = recorder.current();
@@ -114,7 +121,7 @@ py::dict status() {
   result["recording"] = recording != nullptr;
   result["paused"] = recording != nullptr && recorder.active() == nullptr;
   result["forked_child"] = recorder.in_forked_child();
-  result["path"] = recording == nullptr ? py::object(py::none()) : py::str(recording->path());
+  result["path"] = recording == nullptr ? py::object(py::none()) : path_text(recording->path());
   result["dropped"] = recording == nullptr ? 0 : recording->file().dropped();
   result["pending_spans"] = recording == nullptr ? 0 : recording->pending_spans();
   result["notes"] = recorder.notes();
