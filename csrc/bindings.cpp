@@ -30,6 +30,20 @@ namespace py = pybind11;
 namespace wanhook {
 namespace {
 
+// Calls without the GIL. pybind11's guard takes it back in a destructor that may not throw; but up to Python 3.13 a
+// daemon thread that asks for the GIL while the interpreter exits is ended by unwinding its stack, which would then be
+// std::terminate for the whole process.
+class WithoutGil {
+ public:
+  WithoutGil() : state_(PyEval_SaveThread()) {}
+  ~WithoutGil() noexcept(false) { PyEval_RestoreThread(state_); }
+  WithoutGil(const WithoutGil&) = delete;
+  WithoutGil& operator=(const WithoutGil&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
 // In a build for profiling: the ticks of each call, in the order of HookPart, since the last call of it.
 void add_hook_times([[maybe_unused]] py::module_& module) {
 #if defined(WANHOOK_PROFILE_HOOKS)
@@ -157,7 +171,7 @@ PYBIND11_MODULE(_C, module) {
   if (!add_scope_types(module.ptr()) || !add_role_type(module.ptr()) || !add_wait_functions(module.ptr())) {
     throw py::error_already_set();
   }
-  const py::call_guard<py::gil_scoped_release> without_gil;
+  const py::call_guard<WithoutGil> without_gil;
   module.attr("torch_built") = WANHOOK_TORCH_BUILT;
 #ifdef WANHOOK_CUDA
   module.attr("has_cuda") = true;

@@ -12,7 +12,7 @@ from pathlib import Path
 from wanhook import attach, metadata, run_directory, settings, spool, watermark
 from wanhook._native import load as load_native
 from wanhook.decorators import decorate
-from wanhook.errors import WanhookError
+from wanhook.errors import AlreadyRecordingError, WanhookError
 from wanhook.integrations import c10d, dynamo, fsdp, kernel_window
 
 _C = load_native()
@@ -47,6 +47,7 @@ _current: _Current | None = None
 _spooled: list[tuple[Path, Path]] = []  # local file, place in the run directory
 _recordings = 0
 _starting = threading.RLock()  # never waited for in a forked child, which returns before
+_exiting = False  # the interpreter is
 
 
 def start(out=None, *, level: str | None = None, max_mb: int | None = None) -> Path | None:
@@ -171,7 +172,8 @@ def _make_directory(directory: Path) -> tuple[Path, str]:
 def _open(path: Path, chosen: settings.Settings, spooled: bool) -> Path:
     """Starts the native recording and returns the file that is written."""
     if _C.status()["recording"]:
-        raise WanhookError("a recording runs already; call wanhook.stop() first, or open scopes with wanhook.trace()")
+        remedy = "call wanhook.stop() first, or open scopes with wanhook.trace()"
+        raise AlreadyRecordingError(f"a recording runs already; {remedy}")
     try:
         written = spool.place(path) if spooled else path
     except OSError as error:
@@ -284,6 +286,8 @@ def _begin_outermost(out, verified: str | None) -> int | None:
     verify=True."""
     if _C.status()["forked_child"]:
         return None
+    if _exiting and threading.current_thread() is not threading.main_thread():
+        return None  # nobody would end it, and the interpreter ends threads wherever they are
     with _starting:
         if _current is not None:
             return 0  # another thread was first, or its recording ended early and it has not noticed yet
@@ -297,6 +301,8 @@ def _begin_outermost(out, verified: str | None) -> int | None:
                 metadata.append({"verify": [verified]})
             # Under WANHOOK=1 the recording is the process's: stages that follow each other are one run.
             return 0 if chosen.automatic else _current.number + 1
+        except AlreadyRecordingError:
+            return 0  # another thread is about to end it
         except BaseException as error:
             _discard()
             asked_for = out is not None and isinstance(error, WanhookError)
@@ -312,8 +318,10 @@ def _end_outermost(number: int) -> None:
 
 
 def _at_exit() -> None:
+    global _exiting
     if _C.status()["forked_child"]:
         return
+    _exiting = True
     _stop(at_exit=True, wait=0.0)
     _C.finish_all(int(_LONGEST_EXIT / 2 * 1e9))
     # Copying takes as long as the network does, so it waits for the end of the program.

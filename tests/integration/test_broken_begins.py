@@ -7,7 +7,7 @@ import pytest
 
 import wanhook
 from recorded import marks, only_trace, paths
-from wanhook import metadata, recording
+from wanhook import metadata, recording, run_directory
 from wanhook._native import load as load_native
 
 
@@ -44,6 +44,25 @@ def test_directory_of_any_name(tmp_path, name):
     wanhook.mark("inside")
     wanhook.stop()
     assert marks(only_trace(directory)) == [("inside", "")]
+
+
+def test_trace_that_begins_while_another_thread_ends_a_recording(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANHOOK_OUT", str(tmp_path))
+    native = load_native()
+
+    def meet_the_other(*_):
+        native.start(os.fsencode(tmp_path / "other.wanhook"), 4 << 20, 0, b"")
+        return tmp_path / "ours.wanhook"
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(run_directory, "unused_path", meet_the_other)
+        with wanhook.trace("in the other's"):
+            assert is_recording()
+    native.stop(False, 0)
+    assert capsys.readouterr().err == ""
+    with wanhook.trace("next"):
+        pass
+    assert sorted(paths(trace) for trace in wanhook.load(tmp_path)) == [["in the other's"], ["next"]]
 
 
 class Broken(Exception):

@@ -251,7 +251,7 @@ def test_recordings_leave_one_mapping_each(tmp_path):
     """A process may have some 65 000 mappings, its own included."""
 
     def mappings():
-        return Path("/proc/self/maps").read_text().count(str(tmp_path))
+        return Path("/proc/self/maps").read_bytes().count(bytes(tmp_path))
 
     for number in range(3):
         with recorded(tmp_path / str(number), max_mb=4):

@@ -54,6 +54,26 @@ def thread_at_exit():
     wanhook.mark("last words")
 
 
+def outermost_at_exit():
+    """Daemon threads enter outermost scopes, and move the gate, until the interpreter is gone."""
+    inside = threading.Event()
+
+    def scopes():
+        while True:
+            with wanhook.trace("step"):
+                inside.set()
+
+    def gate():
+        while True:
+            wanhook.pause()
+            wanhook.resume()
+
+    wanhook.start()
+    for work in (scopes, scopes, gate):
+        threading.Thread(target=work, daemon=True).start()
+    inside.wait()
+
+
 def scopes_never_left():
     """More than a stack holds: what refers to them goes away at once, with its thread."""
 
