@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import errno
 import os
 import shutil
 import threading
@@ -165,6 +166,8 @@ def _make_directory(directory: Path) -> tuple[Path, str]:
         directory = directory.absolute()  # fails where the current directory is gone
         directory.mkdir(parents=True, exist_ok=True)
         return directory, spool.file_system(directory.resolve())
+    except ValueError as error:  # a name that cannot be one
+        raise _cannot_write(directory, OSError(errno.EINVAL, str(error))) from None
     except OSError as error:
         raise _cannot_write(directory, error) from None
 

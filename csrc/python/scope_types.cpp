@@ -256,12 +256,15 @@ bool is_failure(PyObject* exception) {
          !PyErr_GivenExceptionMatches(exception, PyExc_GeneratorExit);
 }
 
-[[gnu::hot]] void call_end_recording(long number) {
-  if (end_recording == nullptr || number == 0) return;
+// False with an error set where the program was interrupted meanwhile: KeyboardInterrupt, or a signal handler's exit.
+[[gnu::hot]] bool call_end_recording(long number) {
+  if (end_recording == nullptr || number == 0) return true;
   PyObject* result = PyObject_CallFunction(end_recording, "l", number);
+  if (result == nullptr && PyErr_ExceptionMatches(PyExc_Exception) == 0) return false;
   // An exception from us must not take the place of the host program's own.
   if (result == nullptr) PyErr_WriteUnraisable(end_recording);
   Py_XDECREF(result);
+  return true;
 }
 
 [[gnu::hot]] PyObject* trace_exit(PyObject* self, PyObject* const* args, Py_ssize_t count) {
@@ -279,7 +282,7 @@ bool is_failure(PyObject* exception) {
   if (scope->watched != 0) tell_left(scope->watched, scope->scope.id);
   const long owned_recording = scope->owned_recording;
   Py_DECREF(reinterpret_cast<PyObject*>(scope));
-  call_end_recording(owned_recording);
+  if (!call_end_recording(owned_recording)) return nullptr;
   Py_RETURN_FALSE;
 }
 
@@ -436,7 +439,7 @@ PyObject* begin_outermost(PyObject*, PyObject* argument) {
 PyObject* end_outermost(PyObject*, PyObject* argument) {
   const long number = PyLong_AsLong(argument);
   if (number == -1 && PyErr_Occurred() != nullptr) return nullptr;
-  call_end_recording(number);
+  if (!call_end_recording(number)) return nullptr;
   Py_RETURN_NONE;
 }
 

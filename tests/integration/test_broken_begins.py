@@ -102,6 +102,36 @@ def test_interrupt_while_the_outermost_trace_begins(tmp_path, monkeypatch):
     assert paths(only_trace(tmp_path)) == ["next"]
 
 
+@pytest.mark.parametrize("kind", ["with", "generator"])
+def test_interrupt_while_the_outermost_trace_ends(tmp_path, monkeypatch, kind):
+    """It is the program's, and not ours to swallow."""
+    describe = metadata.describe_now
+
+    def interrupted():
+        signal.raise_signal(signal.SIGINT)
+        return describe()
+
+    def request():
+        with wanhook.trace("request", out=tmp_path):
+            monkeypatch.setattr(metadata, "describe_now", interrupted)
+
+    @wanhook.trace("request", out=tmp_path)
+    def produce():
+        monkeypatch.setattr(metadata, "describe_now", interrupted)
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        request() if kind == "with" else list(produce())
+    assert not is_recording()
+    assert only_trace(tmp_path).health.state == "stopped"
+
+
+def test_directory_name_that_cannot_be_one(tmp_path):
+    with pytest.raises(wanhook.WanhookError, match="embedded null byte"):
+        wanhook.start(tmp_path / "a\0b")
+    assert not is_recording()
+
+
 def test_end_that_cannot_be_described_is_an_end(tmp_path, monkeypatch, capsys):
     def fail():
         raise Broken("the GPU is gone")
