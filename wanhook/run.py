@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -90,7 +91,8 @@ def conclude(directory: Path, before: set[Path], no_report: bool) -> None:
             elif not no_report:
                 report(directory)
     except Interrupted as interrupted:
-        _say(f"{interrupted} ended the report; python -m wanhook.report {directory} prints it")
+        if _stderr_takes_a_line():
+            _say(f"{interrupted} ended the report; python -m wanhook.report {directory} prints it")
     except OSError as error:
         _say(f"what was recorded cannot be looked at: {error}")
 
@@ -290,6 +292,14 @@ def leave(status: int) -> int:
 
 def _say(line: str) -> None:
     _write(f"wanhook: {line}\n")
+
+
+def _stderr_takes_a_line() -> bool:
+    """False where its reader has stopped reading: to wait for him is what the signal has ended."""
+    try:
+        return bool(select.select([], [sys.stderr], [], _LONGEST_WAIT)[1])
+    except (OSError, ValueError, TypeError):
+        return True  # and _write() sees what is the matter
 
 
 def _write(text: str) -> None:

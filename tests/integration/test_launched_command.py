@@ -1,6 +1,7 @@
 """What the command of `wanhook run` gets is what it would get without: files, signals, and its end; and none of the
 launcher's own words."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -90,6 +91,35 @@ def test_script_without_interpreter_line_runs_as_in_a_shell(tmp_path):
     assert launch(tmp_path, "./launched-script", "argument").stdout == "./launched-script argument\n"
     by_name = launch(tmp_path, "launched-script", "argument", PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     assert (by_name.returncode, by_name.stdout) == (0, f"{script} argument\n")
+
+
+def test_report_that_nobody_takes_is_ended_by_a_signal(tmp_path):
+    """stderr is a pipe that is full and stays so: only the signal can end it."""
+    reader, writer = os.pipe()
+    program = python(
+        "import wanhook\nwith wanhook.trace('stage'): pass\nprint('ready', flush=True)\nraise SystemExit(7)"
+    )
+    with subprocess.Popen(
+        arguments(*program, options=("--out", "run", "--max-mb", "4")), cwd=tmp_path, env=environment(),
+        stdout=subprocess.PIPE, stderr=writer,
+    ) as launcher:  # fmt: skip
+        assert launcher.stdout.readline() == b"ready\n"
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"x" * 4096)
+        os.set_blocking(writer, True)  # of the launcher's end too, which is the same file
+        ended = None
+        for _ in range(20):
+            launcher.send_signal(signal.SIGHUP)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                ended = launcher.wait(0.5)
+                break
+        if ended is None:
+            launcher.kill()
+    os.close(reader)
+    os.close(writer)
+    assert ended in (7, -signal.SIGHUP)  # it may have reached the command
 
 
 def is_running(pid: int) -> bool:
