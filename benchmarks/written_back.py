@@ -1,7 +1,7 @@
 """What it costs a program when the kernel writes a recording to the disk: `python -m benchmarks.written_back [--quick]`.
 
-The kernel takes the write permission from each mapped page before it writes that page, and interrupts every thread of
-the process to make that known. A recording of so many MiB is written while this thread counts the time at which it was
+The kernel takes the write permission from each mapped page before it writes that page, and interrupts all threads of
+the process to make that known. A recording of so many MiB is written while this thread counts the time for which it was
 kept from running, and beside it, in turns, a file of the same size that stays mapped, as a recorder would leave it that
 does nothing about its full chunks.
 """

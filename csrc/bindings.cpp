@@ -30,6 +30,20 @@ namespace py = pybind11;
 namespace wanhook {
 namespace {
 
+// Calls without the GIL. pybind11's guard takes it back in a destructor that may not throw; but up to Python 3.13 a
+// daemon thread that asks for the GIL while the interpreter exits is ended by unwinding its stack, which would then be
+// std::terminate for the whole process.
+class WithoutGil {
+ public:
+  WithoutGil() : state_(PyEval_SaveThread()) {}
+  ~WithoutGil() noexcept(false) { PyEval_RestoreThread(state_); }
+  WithoutGil(const WithoutGil&) = delete;
+  WithoutGil& operator=(const WithoutGil&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
 // In a build for profiling: the ticks of each call, in the order of HookPart, since the last call of it.
 void add_hook_times([[maybe_unused]] py::module_& module) {
 #if defined(WANHOOK_PROFILE_HOOKS)
@@ -107,6 +121,13 @@ size_t append_kernels(uint32_t window, const std::vector<KernelRow>& rows) {
   return written;
 }
 
+// As os.fsdecode() has it: a path need not be text.
+py::object path_text(const std::string& path) {
+  PyObject* text = PyUnicode_DecodeFSDefaultAndSize(path.data(), static_cast<Py_ssize_t>(path.size()));
+  if (text == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(text);
+}
+
 py::dict status() {
   Recorder& recorder = Recorder::get();
   Recording* recording = recorder.current();
@@ -114,7 +135,7 @@ py::dict status() {
   result["recording"] = recording != nullptr;
   result["paused"] = recording != nullptr && recorder.active() == nullptr;
   result["forked_child"] = recorder.in_forked_child();
-  result["path"] = recording == nullptr ? py::object(py::none()) : py::str(recording->path());
+  result["path"] = recording == nullptr ? py::object(py::none()) : path_text(recording->path());
   result["dropped"] = recording == nullptr ? 0 : recording->file().dropped();
   result["pending_spans"] = recording == nullptr ? 0 : recording->pending_spans();
   result["notes"] = recorder.notes();
@@ -150,7 +171,7 @@ PYBIND11_MODULE(_C, module) {
   if (!add_scope_types(module.ptr()) || !add_role_type(module.ptr()) || !add_wait_functions(module.ptr())) {
     throw py::error_already_set();
   }
-  const py::call_guard<py::gil_scoped_release> without_gil;
+  const py::call_guard<WithoutGil> without_gil;
   module.attr("torch_built") = WANHOOK_TORCH_BUILT;
 #ifdef WANHOOK_CUDA
   module.attr("has_cuda") = true;

@@ -7,6 +7,7 @@ or another task, does.
 import contextlib
 import functools
 import inspect
+import types
 
 from wanhook._native import load as load_native
 
@@ -16,6 +17,8 @@ _C = load_native()
 def decorate(scope, function):
     """Returns ``function`` inside ``scope`` (what wanhook.trace() returned). Raises TypeError for what cannot be
     called."""
+    if isinstance(function, staticmethod | classmethod):
+        return type(function)(decorate(scope, function.__func__))
     if not callable(function):
         raise TypeError(f"wanhook.trace() decorates callables, not {type(function).__name__}")
     if inspect.isasyncgenfunction(function):
@@ -23,7 +26,8 @@ def decorate(scope, function):
     if inspect.iscoroutinefunction(function):
         return _decorate_coroutine(scope, function)
     if inspect.isgeneratorfunction(function):
-        return _decorate_generator(scope, function)
+        generator = _decorate_generator(scope, function)
+        return types.coroutine(generator) if _can_be_awaited(function) else generator
 
     @functools.wraps(function)
     def call(*args, **kwargs):
@@ -31,6 +35,12 @@ def decorate(scope, function):
             return function(*args, **kwargs)
 
     return call
+
+
+def _can_be_awaited(function) -> bool:
+    """A generator function that types.coroutine() was called with."""
+    code = getattr(function, "__code__", None)
+    return bool(getattr(code, "co_flags", 0) & inspect.CO_ITERABLE_COROUTINE)
 
 
 def _decorate_generator(scope, function):

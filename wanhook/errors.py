@@ -3,3 +3,7 @@
 
 class WanhookError(RuntimeError):
     """A recording could not be started as asked."""
+
+
+class AlreadyRecordingError(WanhookError):
+    """Another recording runs, or has not ended yet."""

@@ -1,10 +1,12 @@
 """What a trace says about the run it belongs to. Nothing here may hold a secret, a prompt or a path of the user."""
 
+import json
 import os
 import platform
 import re
 from pathlib import Path
 
+import orjson
 import torch
 
 from wanhook import __version__
@@ -14,6 +16,7 @@ _C = load_native()
 
 # Settings that explain a figure. Everything else in the environment stays out of the file.
 _PREFIXES = ("WAN_", "WANHOOK_", "PYTORCH_", "TORCH_", "NCCL_", "CUDA_", "OMP_")
+_LARGEST = 60_000  # bytes of one record
 
 
 def describe_start(level: str, run_id: str, run_name: str, recording: int, started_by: str) -> dict:
@@ -52,6 +55,26 @@ def describe_now(cuda: bool | None = None) -> dict:
         "allocator": _allocator(cuda),
         "groups": _groups(),
     }
+
+
+def append(meta: dict) -> None:
+    """Writes to the recording that runs: one record for each top-level key that would make a record too long; readers
+    merge them."""
+    encoded = _encoded(meta)
+    if len(encoded) <= _LARGEST:
+        _C.append_meta(encoded)
+        return
+    for key, value in meta.items():
+        piece = _encoded({key: value})
+        if len(piece) <= _LARGEST:
+            _C.append_meta(piece)
+
+
+def _encoded(meta: dict) -> bytes:
+    try:
+        return orjson.dumps(meta, default=str)
+    except TypeError:  # a name, or a value of the environment, that is no text
+        return json.dumps(meta, default=str, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def rank() -> int | None:
@@ -154,7 +177,7 @@ def _environment() -> dict:
 
 def _whole_number(variable: str) -> int | None:
     value = os.environ.get(variable, "")
-    return int(value) if value.isdecimal() else None
+    return int(value) if re.fullmatch(r"[0-9]{1,9}", value) else None
 
 
 def _link(path: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import errno
 import os
 import shutil
 import threading
@@ -9,12 +10,10 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import orjson
-
 from wanhook import attach, metadata, run_directory, settings, spool, watermark
 from wanhook._native import load as load_native
 from wanhook.decorators import decorate
-from wanhook.errors import WanhookError
+from wanhook.errors import AlreadyRecordingError, WanhookError
 from wanhook.integrations import c10d, dynamo, fsdp, kernel_window
 
 _C = load_native()
@@ -27,7 +26,6 @@ role = _C.role
 _REASON_START, _REASON_STOP, _REASON_RESUME = 1, 2, 4
 _EDGE_START, _EDGE_STOP = 3, 4
 
-_LARGEST_META = 60_000
 _LONGEST_EXIT = 2.0  # seconds that the last GPU spans may take at interpreter exit
 
 
@@ -50,6 +48,7 @@ _current: _Current | None = None
 _spooled: list[tuple[Path, Path]] = []  # local file, place in the run directory
 _recordings = 0
 _starting = threading.RLock()  # never waited for in a forked child, which returns before
+_exiting = False  # the interpreter is
 
 
 def start(out=None, *, level: str | None = None, max_mb: int | None = None) -> Path | None:
@@ -97,7 +96,7 @@ def resume() -> None:
 
 def cuda_came_up() -> None:
     """CUDA is being initialised inside a recording: its allocator's state is known from here on."""
-    _append_meta(metadata.settings_at_start(metadata.describe_now(cuda=True)))
+    metadata.append(metadata.settings_at_start(metadata.describe_now(cuda=True)))
     _C.snapshot(_REASON_START)
     _C.sample(_EDGE_START)
 
@@ -122,19 +121,43 @@ def _start_alone(chosen: settings.Settings, started_by: str) -> Path:
     if chosen.kernels == "nccl":
         kernel_window.warm_up()
     written = _open(path, chosen, spool.must_spool(kind))
-    watermark.watch(chosen.warn_at)
-    _warn_about_room(written.parent, chosen.max_mb)
     settled = settled or run_directory.is_one_launch_on_one_host()
     _current = _Current(path, written, run_id, _recordings, chosen.out is not None, settled, started_by == "env")
     _recordings += 1
-    meta = metadata.describe_start(chosen.level, run_id, directory.name, _current.number, started_by)
+    try:
+        _begin(_current, chosen, kind, started_by)
+    except BaseException:  # an interrupt, or torch's answer to a broken GPU
+        _discard()
+        raise
+    return directory
+
+
+def _begin(current: _Current, chosen: settings.Settings, kind: str, started_by: str) -> None:
+    """What a file that has just been opened holds first."""
+    watermark.watch(chosen.warn_at)
+    _warn_about_room(current.written.parent, chosen.max_mb)
+    name = current.path.parent.name
+    meta = metadata.describe_start(chosen.level, current.run_id, name, current.number, started_by)
     meta |= {"verify": [chosen.verified]} if chosen.verified else {}
-    _append_meta({**meta, "file_system": {"type": kind, "spooled": written != path}, "warnings": _warnings()})
+    spooled = current.written != current.path
+    metadata.append({**meta, "file_system": {"type": kind, "spooled": spooled}, "warnings": _warnings()})
     _C.snapshot(_REASON_START)
     _C.sample(_EDGE_START)
     if chosen.kernels == "nccl":
         kernel_window.begin_recording(*chosen.kernels_window)
-    return directory
+
+
+def _discard() -> None:
+    """A recording that did not come to its begin leaves no file, and does not stand in the next one's way."""
+    global _current
+    current, _current = _current, None
+    _C.stop(False, 0)
+    if current is None:
+        return
+    with contextlib.suppress(OSError):
+        current.path.unlink()
+    if current.written != current.path:
+        shutil.rmtree(current.written.parent, ignore_errors=True)
 
 
 def _make_directory(directory: Path) -> tuple[Path, str]:
@@ -143,6 +166,8 @@ def _make_directory(directory: Path) -> tuple[Path, str]:
         directory = directory.absolute()  # fails where the current directory is gone
         directory.mkdir(parents=True, exist_ok=True)
         return directory, spool.file_system(directory.resolve())
+    except ValueError as error:  # a name that cannot be one
+        raise _cannot_write(directory, OSError(errno.EINVAL, str(error))) from None
     except OSError as error:
         raise _cannot_write(directory, error) from None
 
@@ -150,12 +175,15 @@ def _make_directory(directory: Path) -> tuple[Path, str]:
 def _open(path: Path, chosen: settings.Settings, spooled: bool) -> Path:
     """Starts the native recording and returns the file that is written."""
     if _C.status()["recording"]:
-        raise WanhookError("a recording runs already; call wanhook.stop() first, or open scopes with wanhook.trace()")
+        remedy = "call wanhook.stop() first, or open scopes with wanhook.trace()"
+        raise AlreadyRecordingError(f"a recording runs already; {remedy}")
     try:
         written = spool.place(path) if spooled else path
     except OSError as error:
         raise _cannot_write(path.parent, error) from None
-    result = _C.start(str(written), chosen.max_mb << 20, settings.LEVELS.index(chosen.level), chosen.verified)
+    # As bytes: neither need be text.
+    verified = chosen.verified.encode("utf-8", "replace")
+    result = _C.start(os.fsencode(written), chosen.max_mb << 20, settings.LEVELS.index(chosen.level), verified)
     if result > 0:
         raise _cannot_write(written.parent, OSError(result, os.strerror(result)))
     return written
@@ -205,21 +233,32 @@ def _stop(at_exit: bool, wait: float) -> None:
     usable = not at_exit or _gpu_answers()
     kernel_notes = kernel_window.end_recording(usable)
     if _C.status()["recording"]:
-        if usable:
-            _C.snapshot(_REASON_STOP)
-            _C.sample(_EDGE_STOP)
-        final = metadata.describe_now()
-        final["notes"] = attach.notes() + kernel_notes + _C.status()["notes"]
         run_id = current.run_id
-        if not (at_exit or current.settled) and run_directory.can_agree():
-            run_id = run_directory.agree(run_id, current.number)
-            final["run"] = {"id": run_id}
-        _append_meta(final)
-        _C.stop(at_exit, int(wait * 1e9))
+        try:
+            run_id = _end(current, at_exit, usable, kernel_notes)
+        except Exception as error:  # torch's answer to a broken GPU: the file is whole without what it was asked for
+            settings.complain(f"the end of the recording is not described: {type(error).__name__}: {error}")
+        finally:
+            _C.stop(at_exit, int(wait * 1e9))
         if run_id != current.run_id and not current.explicit_directory:
             path = _move(path, path.parent.parent / run_id)
     if current.written != current.path:
         _spooled.append((current.written, path))
+
+
+def _end(current: _Current, at_exit: bool, usable: bool, kernel_notes: list[str]) -> str:
+    """What a recording holds last; the run id that all ranks agree on. ``usable``: the GPU answers."""
+    if usable:
+        _C.snapshot(_REASON_STOP)
+        _C.sample(_EDGE_STOP)
+    final = metadata.describe_now()
+    final["notes"] = attach.notes() + kernel_notes + _C.status()["notes"]
+    run_id = current.run_id
+    if not (at_exit or current.settled) and run_directory.can_agree():
+        run_id = run_directory.agree(run_id, current.number)
+        final["run"] = {"id": run_id}
+    metadata.append(final)
+    return run_id
 
 
 def _gpu_answers() -> bool:
@@ -244,25 +283,14 @@ def _move(path: Path, directory: Path) -> Path:
     return directory / path.name
 
 
-def _append_meta(meta: dict) -> None:
-    """One record for each top-level key that would make a record too long; readers merge them."""
-    encoded = orjson.dumps(meta, default=str)
-    if len(encoded) <= _LARGEST_META:
-        _C.append_meta(encoded)
-        return
-    for key, value in meta.items():
-        piece = orjson.dumps({key: value}, default=str)
-        if len(piece) <= _LARGEST_META:
-            _C.append_meta(piece)
-
-
 def _begin_outermost(out, verified: str | None) -> int | None:
     """A scope is entered while nothing is recorded. The number of the recording that was started, 0 for none, None:
     do not ask again. Raises only where the user named a directory. ``verified``: the scope's name where it says
     verify=True."""
-    global _current
     if _C.status()["forked_child"]:
         return None
+    if _exiting and threading.current_thread() is not threading.main_thread():
+        return None  # nobody would end it, and the interpreter ends threads wherever they are
     with _starting:
         if _current is not None:
             return 0  # another thread was first, or its recording ended early and it has not noticed yet
@@ -273,13 +301,15 @@ def _begin_outermost(out, verified: str | None) -> int | None:
             if started is None:
                 return None
             if verified is not None:
-                _append_meta({"verify": [verified]})
+                metadata.append({"verify": [verified]})
             # Under WANHOOK=1 the recording is the process's: stages that follow each other are one run.
             return 0 if chosen.automatic else _current.number + 1
-        except Exception as error:
-            _C.stop(False, 0)
-            _current = None
-            if out is not None and isinstance(error, WanhookError):
+        except AlreadyRecordingError:
+            return 0  # another thread is about to end it
+        except BaseException as error:
+            _discard()
+            asked_for = out is not None and isinstance(error, WanhookError)
+            if asked_for or not isinstance(error, Exception):
                 raise
             settings.complain(f"{error} This run is not recorded.")
             return None
@@ -291,8 +321,10 @@ def _end_outermost(number: int) -> None:
 
 
 def _at_exit() -> None:
+    global _exiting
     if _C.status()["forked_child"]:
         return
+    _exiting = True
     _stop(at_exit=True, wait=0.0)
     _C.finish_all(int(_LONGEST_EXIT / 2 * 1e9))
     # Copying takes as long as the network does, so it waits for the end of the program.

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import resource
+import select
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
@@ -24,6 +27,7 @@ WIDTH = 100
 _RECORDINGS = "*.wanhook"
 _SENT_BY_A_PROCESS = 0  # SI_USER; SI_QUEUE and SI_TKILL are below, what the kernel sends is above
 _LONGEST_WAIT = 1.0  # seconds until the command is looked at even if no signal came
+_PR_SET_PDEATHSIG = 1
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as shells say it
 _PASSED_ON = (
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH,
@@ -60,14 +64,16 @@ def main(arguments: list[str]) -> int:
         parser().error("give the command to record behind --")
     for line in obstacles():
         _say(line)
-    directory = (options.out or settings.from_environment().out or new_directory()).absolute()
-    made = _missing_parts(directory)
+    directory, made = options.out or settings.from_environment().out or new_directory(), []
     try:
+        directory = directory.absolute()  # fails where the current directory is gone
+        made = _missing_parts(directory)
         directory.mkdir(parents=True, exist_ok=True)
+        before = set(directory.glob(_RECORDINGS))
     except OSError as error:
+        _remove_if_empty(made)
         _say(f"cannot make the run directory {directory}: {error.strerror}. Pass another one with --out.")
         return NOT_EXECUTABLE
-    before = set(directory.glob(_RECORDINGS))
     try:
         status = run(command, {**os.environ, **_settings(options, directory)})
     except CannotRun as error:
@@ -75,10 +81,15 @@ def main(arguments: list[str]) -> int:
         status = error.status
     else:
         conclude(directory, before, options.no_report)
+    _remove_if_empty(made)
+    return leave(status)
+
+
+def _remove_if_empty(made: list[Path]) -> None:
+    """What was made for a recording that is not there."""
     for part in made:
         with contextlib.suppress(OSError):
-            part.rmdir()  # only where nothing was recorded
-    return leave(status)
+            part.rmdir()
 
 
 def conclude(directory: Path, before: set[Path], no_report: bool) -> None:
@@ -94,7 +105,8 @@ def conclude(directory: Path, before: set[Path], no_report: bool) -> None:
             elif not no_report:
                 report(directory)
     except Interrupted as interrupted:
-        _say(f"{interrupted} ended the report; python -m wanhook.report {directory} prints it")
+        if _stderr_takes_a_line():
+            _say(f"{interrupted} ended the report; python -m wanhook.report {directory} prints it")
     except OSError as error:
         _say(f"what was recorded cannot be looked at: {error}")
 
@@ -167,13 +179,11 @@ class CannotRun(Exception):
 def run(command: list[str], environment: dict[str, str]) -> int:
     """Starts the command, passes signals on until it ends, and returns its status as subprocess does. Raises
     CannotRun."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # one that is ignored, as under some parents, would never come
+    # One that is ignored, as under some parents, would never come.
+    sigchld = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with _blocked((*_PASSED_ON, signal.SIGCHLD)) as before:
         try:
-            # The child must not inherit what this process blocks.
-            child = subprocess.Popen(
-                command, env=environment, preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            )
+            child = _start(command, environment, sigchld, before)
         except OSError as error:
             raise CannotRun(error) from error
         while child.poll() is None:
@@ -184,6 +194,41 @@ def run(command: list[str], environment: dict[str, str]) -> int:
                     child.send_signal(received.si_signo)
         _interruption.take_over()  # as long as they are blocked, so that there is no moment in which one kills us
         return child.returncode
+
+
+def _start(command: list[str], environment: dict[str, str], sigchld: object, mask: set) -> subprocess.Popen:
+    """The command with the files, signals and signal mask that it would have without us. Raises OSError."""
+    us, prctl = os.getpid(), _prctl()
+
+    def become_the_command() -> None:
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # the one signal that cannot be passed on
+            if os.getppid() != us:
+                os.kill(os.getpid(), signal.SIGKILL)
+        if sigchld == signal.SIG_IGN:
+            signal.signal(signal.SIGCHLD, sigchld)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def start(words: list[str]) -> subprocess.Popen:
+        # Files that were opened for the command stay open in it; ours close themselves.
+        return subprocess.Popen(words, env=environment, close_fds=False, preexec_fn=become_the_command)
+
+    try:
+        return start(command)
+    except OSError as error:
+        script = shutil.which(command[0], path=environment.get("PATH"))
+        if error.errno != errno.ENOEXEC or script is None:
+            raise
+        return start(["/bin/sh", script, *command[1:]])  # a script without #!, as shells and execvp() run it
+
+
+def _prctl() -> Callable | None:
+    try:
+        import ctypes
+
+        return ctypes.CDLL(None).prctl
+    except (ImportError, OSError, AttributeError):  # a Python or a system without
+        return None
 
 
 class Interrupted(BaseException):
@@ -249,7 +294,7 @@ def report(directory: Path) -> None:
 
         run = load(directory)
         text = render(build(run), width=WIDTH, colour=False, show_all=False)
-        sys.stderr.write(text.encode(sys.stderr.encoding or "utf-8", "backslashreplace").decode())
+        _write(text)
         leave_records(run)
         _say(f"python -m wanhook.report {directory} prints this report again")
     except Exception as error:
@@ -260,8 +305,6 @@ def leave(status: int) -> int:
     """The exit status for a command that ended with `status`; does not return where a signal ended it."""
     if status >= 0:
         return status
-    sys.stdout.flush()
-    sys.stderr.flush()
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # one core is enough
     if -status != signal.SIGKILL:
         signal.signal(-status, signal.SIG_DFL)
@@ -270,9 +313,25 @@ def leave(status: int) -> int:
 
 
 def _say(line: str) -> None:
-    """Never raises: the reader of stderr may have left."""
+    _write(f"wanhook: {line}\n")
+
+
+def _stderr_takes_a_line() -> bool:
+    """False where its reader has stopped reading: to wait for him is what the signal has ended."""
     try:
-        print(f"wanhook: {line}", file=sys.stderr, flush=True)
+        return bool(select.select([], [sys.stderr], [], _LONGEST_WAIT)[1])
+    except (OSError, ValueError, TypeError):
+        return True  # and _write() sees what is the matter
+
+
+def _write(text: str) -> None:
+    """To stderr. Never raises: its reader may have left, and where the command has none, we have none."""
+    if sys.stderr is None:  # closed; print() would take stdout, which is the command's
+        return
+    try:
+        encoding = sys.stderr.encoding or "utf-8"
+        sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stderr.flush()
     except (OSError, ValueError):
         with contextlib.suppress(OSError):
             # What could not be written would fail once more at exit, and change the exit status.

@@ -66,7 +66,8 @@ def _leader() -> int:
 def _start_time(pid: int) -> float:
     """Unix time at which a process began; now, where /proc does not tell."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # Behind the process's name, which need not be text.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         since_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
         for line in Path("/proc/stat").read_text().splitlines():
             if line.startswith("btime "):

@@ -23,7 +23,7 @@ def file_system(directory: Path, mounts: str | None = None) -> str:
     tell. ``mounts``: the text of that file."""
     if mounts is None:
         try:
-            mounts = Path("/proc/self/mountinfo").read_text()
+            mounts = os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
         except OSError:
             return "unknown"
     best, found = -1, "unknown"

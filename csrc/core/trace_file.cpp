@@ -46,6 +46,10 @@ int TraceFile::create(const std::string& path, uint64_t capacity_bytes, const Fi
   chunks_ = reinterpret_cast<Chunk*>(static_cast<unsigned char*>(address) + kHeaderBytes);
   *header_ = header;
   header_->capacity_bytes = kHeaderBytes + uint64_t{capacity_chunks_} * kChunkBytes;
+  // What is no whole chunk would stay mapped after close(), one more mapping for each recording of the process.
+  if (bytes > header_->capacity_bytes) {
+    ::munmap(static_cast<unsigned char*>(address) + header_->capacity_bytes, bytes - header_->capacity_bytes);
+  }
   return 0;
 }
 

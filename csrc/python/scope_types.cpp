@@ -27,6 +27,7 @@ struct OpenScope {
   bool closed;
   long watched;          // the watcher's number for it, 0 when its leaving is of no interest
   long owned_recording;  // the recording that this scope started and ends, as begin_recording named it; 0 for none
+  OpenScope* next_dead;  // of the scopes that wait for open_scope_dealloc; not set before
 };
 
 // What trace() returns: a name and arguments, ready to be entered any number of times.
@@ -72,10 +73,13 @@ uint32_t id_of(const OpenScope* scope) { return scope == nullptr ? 0 : scope->sc
 
 // As in the report: names from the outermost on, with slashes between. A new reference; null with an error set.
 PyObject* path_of(const OpenScope* scope) {
-  if (scope->parent == nullptr) return Py_NewRef(scope->name);
-  PyObject* above = path_of(scope->parent);
-  PyObject* path = above == nullptr ? nullptr : PyUnicode_FromFormat("%U/%U", above, scope->name);
-  Py_XDECREF(above);
+  PyObject* names = PyList_New(0);
+  bool listed = names != nullptr;
+  for (; listed && scope != nullptr; scope = scope->parent) listed = PyList_Append(names, scope->name) == 0;
+  PyObject* slash = listed && PyList_Reverse(names) == 0 ? PyUnicode_FromString("/") : nullptr;
+  PyObject* path = slash == nullptr ? nullptr : PyUnicode_Join(slash, names);
+  Py_XDECREF(slash);
+  Py_XDECREF(names);
   return path;
 }
 
@@ -100,13 +104,30 @@ PyObject* path_of(const OpenScope* scope) {
   thread_state.scope = id_of(in_current_recording(scope));
 }
 
-[[gnu::hot]] void open_scope_dealloc(PyObject* self) {
-  auto* scope = reinterpret_cast<OpenScope*>(self);
+[[gnu::hot]] void free_open_scope(OpenScope* scope) {
   Py_DECREF(scope->name);
   Py_XDECREF(reinterpret_cast<PyObject*>(scope->parent));
   Py_XDECREF(reinterpret_cast<PyObject*>(scope->outer));
   Py_XDECREF(reinterpret_cast<PyObject*>(scope->outer_use));
-  PyObject_Free(self);
+  PyObject_Free(scope);
+}
+
+// The last reference to a scope can be the last one to all those around it. They wait for each other here: as many as a
+// program that leaves none has entered would be more than the stack holds. Under the GIL.
+[[gnu::hot]] void open_scope_dealloc(PyObject* self) {
+  static OpenScope* dead = nullptr;
+  static bool emptying = false;
+  auto* scope = reinterpret_cast<OpenScope*>(self);
+  scope->next_dead = dead;
+  dead = scope;
+  if (emptying) return;
+  emptying = true;
+  while (dead != nullptr) {
+    scope = dead;
+    dead = scope->next_dead;
+    free_open_scope(scope);
+  }
+  emptying = false;
 }
 
 PyObject* open_scope_id(PyObject* self, void*) {
@@ -235,12 +256,15 @@ bool is_failure(PyObject* exception) {
          !PyErr_GivenExceptionMatches(exception, PyExc_GeneratorExit);
 }
 
-[[gnu::hot]] void call_end_recording(long number) {
-  if (end_recording == nullptr || number == 0) return;
+// False with an error set where the program was interrupted meanwhile: KeyboardInterrupt, or a signal handler's exit.
+[[gnu::hot]] bool call_end_recording(long number) {
+  if (end_recording == nullptr || number == 0) return true;
   PyObject* result = PyObject_CallFunction(end_recording, "l", number);
+  if (result == nullptr && PyErr_ExceptionMatches(PyExc_Exception) == 0) return false;
   // An exception from us must not take the place of the host program's own.
   if (result == nullptr) PyErr_WriteUnraisable(end_recording);
   Py_XDECREF(result);
+  return true;
 }
 
 [[gnu::hot]] PyObject* trace_exit(PyObject* self, PyObject* const* args, Py_ssize_t count) {
@@ -258,7 +282,7 @@ bool is_failure(PyObject* exception) {
   if (scope->watched != 0) tell_left(scope->watched, scope->scope.id);
   const long owned_recording = scope->owned_recording;
   Py_DECREF(reinterpret_cast<PyObject*>(scope));
-  call_end_recording(owned_recording);
+  if (!call_end_recording(owned_recording)) return nullptr;
   Py_RETURN_FALSE;
 }
 
@@ -415,7 +439,7 @@ PyObject* begin_outermost(PyObject*, PyObject* argument) {
 PyObject* end_outermost(PyObject*, PyObject* argument) {
   const long number = PyLong_AsLong(argument);
   if (number == -1 && PyErr_Occurred() != nullptr) return nullptr;
-  call_end_recording(number);
+  if (!call_end_recording(number)) return nullptr;
   Py_RETURN_NONE;
 }
 

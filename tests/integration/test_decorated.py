@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import threading
+import types
 
 import pytest
 
@@ -58,6 +59,45 @@ async def stream(count):
                 wanhook.mark(f"got {got}")
     finally:
         wanhook.mark("closed")
+
+
+class Methods:
+    @wanhook.trace("static")
+    @staticmethod
+    def static(value):
+        return value
+
+    @wanhook.trace("class")
+    @classmethod
+    def of_class(cls):
+        return cls
+
+    @classmethod
+    @wanhook.trace("inside")
+    def inside(cls):
+        return cls
+
+
+def test_methods_of_a_class_stay_what_they_are(tmp_path):
+    with recorded(tmp_path) as result:
+        assert (Methods.static(1), Methods().static(2)) == (1, 2)
+        assert {Methods.of_class(), Methods().of_class(), Methods.inside(), Methods().inside()} == {Methods}
+    assert paths(result.trace) == ["static"] * 2 + ["class"] * 2 + ["inside"] * 2
+
+
+def test_generator_that_can_be_awaited_still_can(tmp_path):
+    @wanhook.trace("awaited")
+    @types.coroutine
+    def awaited():
+        yield
+        return 3
+
+    async def main():
+        return await awaited()
+
+    with recorded(tmp_path) as result:
+        assert asyncio.run(main()) == 3
+    assert set(paths(result.trace)) == {"awaited"}
 
 
 def test_decorated_callables_look_like_themselves():

@@ -10,8 +10,8 @@ from programs import run_program, run_two_at_a_time
 from recorded import EXCEPTION, Row, marks, only_trace, paths, rows
 
 WAYS = (
-    "os_exit", "abort", "open_scopes", "uncaught", "sys_exit", "thread_at_exit", "deleted_directory",
-    "spooled_and_forked", "spooled_and_full",
+    "os_exit", "abort", "open_scopes", "uncaught", "sys_exit", "thread_at_exit", "outermost_at_exit",
+    "scopes_never_left", "deleted_directory", "spooled_and_forked", "spooled_and_full",
 )  # fmt: skip
 
 
@@ -78,6 +78,21 @@ def test_thread_that_records_until_the_end(endings):
     assert set(paths(trace)) == {"request", "request/step"}
     assert trace.scopes["open"][0]
     assert trace.scopes["open"].sum() <= 2
+
+
+def test_daemon_threads_begin_no_recording_at_exit(endings):
+    ended = endings.outermost_at_exit
+    assert (ended.returncode, ended.output, ended.errors) == (0, "reached the end\n", "")
+    assert only_trace(ended.directory / "run").health.state == "exited"
+
+
+def test_scopes_that_are_never_left(endings):
+    ended = endings.scopes_never_left
+    assert (ended.returncode, ended.output, ended.errors) == (0, "reached the end\n", "")
+    trace = only_trace(ended.directory / "run")
+    assert (len(trace.scopes), trace.health.state) == (20_000, "exited")
+    assert trace.scopes["open"].all()
+    assert marks(trace) == [("last words", "")]
 
 
 def test_current_directory_is_gone(endings):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from launching import arguments, launch, python
 from programs import environment
 from wanhook.tracefile.model import load
 
@@ -17,23 +18,6 @@ _NOTHING = (
     "wanhook: nothing was recorded: the command ran none of Wan's stages and opened no scope of its own; "
     "`wanhook doctor` says what would be recorded\n"
 )
-
-
-def arguments(*command: str, options: tuple[str, ...] = ()) -> list[str]:
-    return [sys.executable, "-m", "wanhook", "run", *options, "--", *command]
-
-
-def launch(
-    directory: Path, *command: str, options: tuple[str, ...] = (), **changes: str
-) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        arguments(*command, options=options), cwd=directory, env=environment(**changes), capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
-
-
-def python(text: str) -> tuple[str, str, str]:
-    return sys.executable, "-c", text
 
 
 @pytest.mark.parametrize(

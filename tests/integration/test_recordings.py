@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -244,3 +245,15 @@ def test_two_threads_enter_the_outermost_scope_at_once(directory, monkeypatch, c
     assert load_native().status()["recording"] is False
     with wanhook.trace("third"):
         assert load_native().status()["recording"]
+
+
+def test_recordings_leave_one_mapping_each(tmp_path):
+    """A process may have some 65 000 mappings, its own included."""
+
+    def mappings():
+        return Path("/proc/self/maps").read_bytes().count(bytes(tmp_path))
+
+    for number in range(3):
+        with recorded(tmp_path / str(number), max_mb=4):
+            pass
+    assert mappings() == 3

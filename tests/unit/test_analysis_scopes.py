@@ -1,7 +1,7 @@
 import pytest
 
 from made_trace import TraceBuilder
-from wanhook.analysis.scopes import scope_table
+from wanhook.analysis.scopes import innermost_paths, scope_table
 from wanhook.tracefile.model import load
 
 MS = 1_000_000
@@ -149,3 +149,15 @@ def test_no_scopes_no_rows(directory):
     save(TraceBuilder(), directory)
     assert scope_table(load(directory).traces) == []
     assert scope_table([]) == []
+
+
+def test_innermost_paths_are_those_in_which_no_other_lies():
+    paths = ["request", "request/step", "request/step/block", "request/steps", "other", "a/b/c", "a", "/x", "", "y/"]
+    assert innermost_paths(paths) == {"request/step/block", "request/steps", "other", "a/b/c", "/x", "y/"}
+    assert innermost_paths([]) == set()
+
+
+def test_innermost_paths_of_a_program_that_invents_names():
+    """Comparing each with each would take minutes."""
+    names = {f"request {number}" for number in range(50_000)}
+    assert innermost_paths(names | {"request"}) == names | {"request"}

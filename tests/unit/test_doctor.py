@@ -459,6 +459,18 @@ def test_exit_status_tells_whether_recording_will_work(surroundings, capsys):
     assert "Recording will not work." in told
 
 
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_exit_status_where_nobody_reads(surroundings, monkeypatch, arguments):
+    monkeypatch.setattr(sys, "stdout", None)  # as Python has it where it was closed
+    assert surroundings(*arguments) == 0
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert surroundings(*arguments) == 0
+        assert surroundings(*arguments, found=ProbeFailed("signal 11 ended it")) == 1
+
+
 def test_an_extension_for_another_torch_is_not_even_tried(surroundings, capsys):
     here = Software(**{**vars(FITTING), "built": BuildInfo("2.8.0", None)})
     assert surroundings(here=here, found=AssertionError("tried")) == 1

@@ -1,9 +1,11 @@
 """Actions that run right after a module's own code."""
 
 import importlib
+import importlib.machinery
 import importlib.util
 import itertools
 import sys
+import zipfile
 
 import pytest
 
@@ -118,3 +120,58 @@ def test_one_of_two_actions_is_forgotten(module):
     import_hook.forget(module, first)
     importlib.import_module(module)
     assert seen == ["second"]
+
+
+def test_loader_that_serves_several_modules(tmp_path, monkeypatch):
+    """As that of a zip file does: each action runs after its own module, whatever else was asked for or imported."""
+    names = [f"wanhook_test_zipped_{next(_numbers)}" for _ in range(3)]
+    with zipfile.ZipFile(tmp_path / "modules.zip", "w") as file:
+        for name in names:
+            file.writestr(f"{name}.py", "value = 1\n")
+    monkeypatch.syspath_prepend(tmp_path / "modules.zip")
+    watched, other, also_watched = names
+    seen = []
+    for name in (watched, also_watched):
+        import_hook.on_import(name, lambda name=name: seen.append((name, sys.modules[name].value)))
+        assert importlib.util.find_spec(name) is not None
+    importlib.import_module(other)
+    assert seen == []
+    loader = importlib.import_module(also_watched).__spec__.loader
+    assert seen == [(also_watched, 1)]
+    importlib.import_module(watched)
+    assert seen == [(also_watched, 1), (watched, 1)]
+    assert "exec_module" not in vars(loader)
+    for name in names:
+        del sys.modules[name]
+
+
+class _Rigid:
+    """Finder and loader that takes no attributes."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name):
+        self.name = name
+
+    def find_spec(self, name, path=None, target=None):
+        return importlib.machinery.ModuleSpec(name, self) if name == self.name else None
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        module.value = 1
+
+
+def test_loader_that_takes_no_attributes_still_loads(module):
+    name = f"{module}_rigid"
+    rigid, seen = _Rigid(name), []
+    sys.meta_path.append(rigid)
+    try:
+        import_hook.on_import(name, lambda: seen.append(sys.modules[name].value))
+        assert importlib.import_module(name).value == 1
+        importlib.import_module(module)
+        assert seen == [1]
+    finally:
+        sys.meta_path.remove(rigid)
+        sys.modules.pop(name, None)

@@ -1,4 +1,5 @@
 import csv
+import json
 import os
 import random
 import re
@@ -256,6 +257,13 @@ def test_reader_that_leaves_early_is_no_error(two_gpus):
     command = f"{sys.executable} -m wanhook.report {two_gpus} | true"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_closed_stdout_leaves_the_files(two_gpus, tmp_path):
+    command = f"{sys.executable} -m wanhook.report {two_gpus} --json {tmp_path}/report.json >&-"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert json.loads((tmp_path / "report.json").read_text())
 
 
 def test_file_name_that_is_no_text(two_gpus, capsysbinary):

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,3 +96,17 @@ def test_store_that_does_not_answer_changes_nothing(monkeypatch):
 
     monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", gone)
     assert run_directory.agree("own", 0) == "own"
+
+
+def test_start_time_of_a_process_whose_name_is_no_text():
+    """All ranks must come to the same one."""
+    name = os.fsdecode(b"odd ) \xff")
+    program = f"open('/proc/self/comm', 'wb').write({os.fsencode(name)!r}); input()"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as process:
+        comm = Path(f"/proc/{process.pid}/comm")
+        while comm.read_bytes().strip() != os.fsencode(name):
+            time.sleep(0.01)
+        first = run_directory._start_time(process.pid)
+        time.sleep(0.05)
+        assert run_directory._start_time(process.pid) == first
+        process.communicate(b"\n", timeout=30)

@@ -1,5 +1,6 @@
 """Where a recording is written when its directory lies on a network file system."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,13 @@ def test_the_longest_mount_point_decides(directory, kind, spooled):
 def test_the_last_of_two_mounts_on_one_point_is_seen():
     again = "40 22 0:50 / /shm rw - nfs server:/shm rw\n"
     assert spool.file_system(Path("/shm/runs"), MOUNTS + again) == "nfs"
+
+
+def test_mount_point_that_is_no_text(monkeypatch):
+    mounts = b"1 0 0:1 / / rw - ext4 /dev/a rw\n2 1 0:2 / /mnt/\xff rw - nfs4 server:/ rw\n"
+    monkeypatch.setattr(Path, "read_bytes", lambda _: mounts)
+    assert spool.file_system(Path(os.fsdecode(b"/mnt/\xff/run"))) == "nfs4"
+    assert spool.file_system(Path("/mnt/run")) == "ext4"
 
 
 def test_without_mounts_nothing_is_claimed():

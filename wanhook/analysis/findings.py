@@ -12,7 +12,7 @@ from wanhook.analysis.loading import is_component
 from wanhook.analysis.memory import DeviceMemory
 from wanhook.analysis.memory_findings import memory_findings
 from wanhook.analysis.ranks import RANKS_DIFFER, largest, mean_total, rank_of
-from wanhook.analysis.scopes import ScopeRow
+from wanhook.analysis.scopes import ScopeRow, innermost_paths
 
 if TYPE_CHECKING:
     from wanhook.tracefile.model import Trace
@@ -144,7 +144,8 @@ def _largest_rank(traces: Sequence[Trace], scopes: list[ScopeRow]) -> Finding | 
     inside: what holds a stage that not every rank has (a decode on rank 0) differs for that reason alone. And not what
     is mostly a collective: the rank that spends more time there is the one that waits."""
     stages = [row for row in scopes if row.level == "stage"]
-    leaves = [row for row in stages if not any(other.path.startswith(row.path + "/") for other in stages)]
+    innermost = innermost_paths(row.path for row in stages)
+    leaves = [row for row in stages if row.path in innermost]
     late = [(row, *top) for row in leaves if (top := largest(row.ranks)) and top[1] > RANKS_DIFFER]
     late = sorted(late, key=lambda top: -top[2] * _total(top[0]))
     found = next((top for top in late if not _mostly_waits(traces, top[0])), None)

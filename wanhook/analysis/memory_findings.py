@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from wanhook.analysis.finding import Finding
 from wanhook.analysis.ranks import named, on
+from wanhook.analysis.scopes import innermost_paths
 
 if TYPE_CHECKING:
     from wanhook.analysis.memory import DeviceMemory
@@ -212,8 +213,7 @@ def _deferred(memory: list[DeviceMemory]) -> Iterator[Finding]:
 def _activation(memory: list[DeviceMemory], scopes: list[ScopeRow]) -> Iterator[Finding]:
     """The innermost stage with the most temporaries: of nested stages the inner says more, and what a stage keeps (a
     load its weights) is growth."""
-    stages = [row.path for row in scopes if row.level == "stage" and row.type == "trace"]
-    leaves = {path for path in stages if not any(other.startswith(path + "/") for other in stages)}
+    leaves = innermost_paths(row.path for row in scopes if row.level == "stage" and row.type == "trace")
     found = [(_temporary(row), row, state) for state in memory for row in state.scopes if row.path in leaves]
     if not found:
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -149,3 +149,14 @@ def _row(path: str, depth: int, about: _Path, table: np.ndarray) -> ScopeRow:
         failed=int(table["failed"].sum()),
         muted=int(table["muted"].sum()),
     )
+
+
+def innermost_paths(paths: Iterable[str]) -> set[str]:
+    """Of these, the ones that none of the others lies in. In one pass: a program can invent names without end."""
+    distinct, outer = set(paths), set()
+    for path in distinct:
+        end = path.rfind("/")
+        while end >= 0 and path[:end] not in outer:
+            outer.add(path[:end])
+            end = path.rfind("/", 0, end)
+    return distinct - outer

@@ -22,15 +22,25 @@ SCHEMA = "wanhook.doctor/1"
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; its exit status."""
     options = _parser().parse_args(arguments)
-    sys.stdout.reconfigure(errors="backslashreplace")
     answers, costs = examine(options)
     works = not any(line.status == FAIL for line in answers)
     if options.json:
         told = {"schema": SCHEMA, "works": works, "lines": [asdict(line) for line in answers], "costs_ns": costs}
-        print(json.dumps(told, indent=2))
+        _print(json.dumps(told, indent=2))
     else:
-        print(render(answers))
+        _print(render(answers))
     return 0 if works else 1
+
+
+def _print(text: str) -> None:
+    """To stdout, whose reader may have left: the exit status is an answer too."""
+    if sys.stdout is None:
+        return
+    sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -33,6 +33,25 @@ def _is_being_imported(module) -> bool:
     return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
 
 
+class _Watcher:
+    """Stands in a loader for its exec_module(). Names of modules: the loader of a zip file serves all that are in it,
+    and to ask for a module's spec is not to import it."""
+
+    def __init__(self, loader, run: Callable[[str], None]) -> None:
+        self.names: set[str] = set()
+        self._loader, self._execute, self._run = loader, loader.exec_module, run
+
+    def __call__(self, module) -> None:
+        name = getattr(getattr(module, "__spec__", None), "name", None)
+        is_awaited = name in self.names
+        self.names.discard(name)
+        if not self.names:
+            vars(self._loader).pop("exec_module", None)
+        self._execute(module)
+        if is_awaited:
+            self._run(name)
+
+
 class _Finder:
     """One for all modules: each import asks each finder of the list, and finds nothing to do in a dictionary."""
 
@@ -62,17 +81,15 @@ class _Finder:
             sys.meta_path.remove(self)
 
     def _watch(self, loader, name: str) -> None:
-        execute = loader.exec_module
+        try:
+            watcher = vars(loader).get("exec_module")
+            if not isinstance(watcher, _Watcher):
+                watcher = loader.exec_module = _Watcher(loader, self.run)
+            watcher.names.add(name)
+        except (AttributeError, TypeError):  # a loader that takes no attributes: the next import will do
+            self.half_imported.add(name)
 
-        def exec_module(module):
-            vars(loader).pop("exec_module", None)
-            execute(module)
-            # Only now: to ask for a spec is not to import.
-            self._run(name)
-
-        loader.exec_module = exec_module
-
-    def _run(self, name: str) -> None:
+    def run(self, name: str) -> None:
         actions = self.waiting.pop(name, [])
         self.leave_if_idle()
         for action in actions:
@@ -84,7 +101,7 @@ class _Finder:
             if module is None or not _is_being_imported(module):
                 self.half_imported.discard(name)
                 if module is not None:
-                    self._run(name)
+                    self.run(name)
 
 
 _finder = _Finder()

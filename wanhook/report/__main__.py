@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shutil
 import sys
@@ -31,6 +32,8 @@ class UnusableRun(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, or 2 where there is no readable run."""
     options = _parser().parse_args(arguments)
+    if sys.stdout is None:  # closed: records and files are still written
+        sys.stdout = io.TextIOWrapper(io.BytesIO())
     # A terminal that knows less than Unicode still gets its report.
     sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -54,6 +54,41 @@ def thread_at_exit():
     wanhook.mark("last words")
 
 
+def outermost_at_exit():
+    """Daemon threads enter outermost scopes, and move the gate, until the interpreter is gone."""
+    inside = threading.Event()
+
+    def scopes():
+        while True:
+            with wanhook.trace("step"):
+                inside.set()
+
+    def gate():
+        while True:
+            wanhook.pause()
+            wanhook.resume()
+
+    wanhook.start()
+    for work in (scopes, scopes, gate):
+        threading.Thread(target=work, daemon=True).start()
+    inside.wait()
+
+
+def scopes_never_left():
+    """More than a stack holds: what refers to them goes away at once, with its thread."""
+
+    def work():
+        for _ in range(20_000):
+            wanhook.trace("step").__enter__()
+
+    wanhook.start()
+    threading.stack_size(256 << 10)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    wanhook.mark("last words")
+
+
 def deleted_directory():
     """The current directory is gone: no run directory can be made under it."""
     trace = wanhook.trace  # imports torch, which needs the directory
