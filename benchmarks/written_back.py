@@ -1,4 +1,4 @@
-"""What it costs a program when the kernel writes a recording to the disk: `python -m benchmarks.written_back [--quick]`.
+"""What it costs a program when the kernel writes a recording to the disk: `python -m benchmarks.written_back`.
 
 The kernel takes the write permission from each mapped page before it writes that page, and interrupts all threads of
 the process to make that known. A recording of so many MiB is written while this thread counts the time for which it was

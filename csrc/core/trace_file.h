@@ -73,7 +73,7 @@ class TraceFile {
   uint32_t capacity_chunks_ = 0;
   uint32_t prepared_ = 0;
   int prepare_error_ = 0;
-  uint32_t looked_at_ = 0;      // chunks that release_full() has seen
+  uint32_t looked_at_ = 0;  // chunks that release_full() has seen
   std::vector<uint32_t> open_;  // of these, those that were not full, and those that were
   std::vector<uint32_t> full_;
   std::atomic<uint64_t> hand_out_{0};

@@ -80,7 +80,7 @@ CUresult cuMemUnmap(CUdeviceptr, size_t) { return CUDA_SUCCESS; }
 CUresult cuMemSetAccess(CUdeviceptr, size_t, const CUmemAccessDesc*, size_t) { return CUDA_SUCCESS; }
 
 // What torch's run-time compiler would call: it is only looked for.
-#define MADE_GPU_UNSUPPORTED(name) \
+#define MADE_GPU_UNSUPPORTED(name)  \
   int made_gpu_##name() asm(#name); \
   int made_gpu_##name() { return CUDA_ERROR_NOT_SUPPORTED; }
 MADE_GPU_UNSUPPORTED(cuFuncGetAttribute)

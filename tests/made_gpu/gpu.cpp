@@ -121,8 +121,8 @@ Machine::Machine() {
     devices = named < devices ? named : devices;
   }
   for (int number = 0; number < devices; ++number) {
-    void* range = mmap(nullptr, 2 * kDeviceBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                       -1, 0);
+    void* range =
+        mmap(nullptr, 2 * kDeviceBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (range == MAP_FAILED) std::abort();
     device[number].begin = reinterpret_cast<uint64_t>(range);
     // As the real one does: addresses are multiples of 2 MiB.
@@ -219,11 +219,10 @@ bool forbidden_by_capture(Machine& machine) {
   bool forbidden = false;
   for (const std::shared_ptr<Capture>& capture : machine.captures) {
     const bool own = capture->thread == this_thread();
-    const bool in_the_way = (capture_mode == cudaStreamCaptureModeGlobal &&
-                             (capture->mode == cudaStreamCaptureModeGlobal ||
-                              (own && capture->mode == cudaStreamCaptureModeThreadLocal))) ||
-                            (capture_mode == cudaStreamCaptureModeThreadLocal && own &&
-                             capture->mode != cudaStreamCaptureModeRelaxed);
+    const bool in_the_way =
+        (capture_mode == cudaStreamCaptureModeGlobal && (capture->mode == cudaStreamCaptureModeGlobal ||
+                                                         (own && capture->mode == cudaStreamCaptureModeThreadLocal))) ||
+        (capture_mode == cudaStreamCaptureModeThreadLocal && own && capture->mode != cudaStreamCaptureModeRelaxed);
     if (in_the_way) capture->invalidated = forbidden = true;
   }
   return forbidden;

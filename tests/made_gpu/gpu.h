@@ -65,8 +65,8 @@ struct Stream {
 class Addresses {
  public:
   void give(uint64_t begin, uint64_t bytes) { free_[begin] = bytes; }
-  uint64_t take(uint64_t bytes);          // 0 where there is none
-  uint64_t give_back(uint64_t address);   // its bytes; 0 for an unknown one
+  uint64_t take(uint64_t bytes);  // 0 where there is none
+  uint64_t give_back(uint64_t address);  // its bytes; 0 for an unknown one
   bool holds(uint64_t address) const;
 
  private:

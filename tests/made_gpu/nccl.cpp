@@ -26,9 +26,9 @@ struct ncclComm {
   int ranks = 1;
   int rank = 0;
   int device = 0;
-  uint64_t issued = 0;   // calls of this rank, and how many of them are over
+  uint64_t issued = 0;  // calls of this rank, and how many of them are over
   uint64_t over = 0;
-  int64_t time = 0;      // when the last of them was
+  int64_t time = 0;  // when the last of them was
   bool aborted = false;
   int splits = 0;
   std::map<int, uint64_t> sent, received;  // point-to-point calls by peer
@@ -59,10 +59,20 @@ thread_local std::vector<Group> open_groups;
 
 size_t size_of(ncclDataType_t type) {
   switch (type) {
-    case ncclInt8: case ncclUint8: case ncclFloat8e4m3: case ncclFloat8e5m2: return 1;
-    case ncclFloat16: case ncclBfloat16: return 2;
-    case ncclInt32: case ncclUint32: case ncclFloat32: return 4;
-    default: return 8;
+    case ncclInt8:
+    case ncclUint8:
+    case ncclFloat8e4m3:
+    case ncclFloat8e5m2:
+      return 1;
+    case ncclFloat16:
+    case ncclBfloat16:
+      return 2;
+    case ncclInt32:
+    case ncclUint32:
+    case ncclFloat32:
+      return 4;
+    default:
+      return 8;
   }
 }
 
@@ -93,7 +103,7 @@ std::optional<Brought> look(const std::string& path) {
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) return std::nullopt;
   Brought found{};
-  struct stat status {};
+  struct stat status{};
   fstat(file, &status);
   found.bytes.resize(static_cast<size_t>(status.st_size) - sizeof found.arrived);
   bool whole = read(file, &found.arrived, sizeof found.arrived) == sizeof found.arrived;
@@ -124,10 +134,14 @@ uint16_t to_bfloat(float value) {
 template <class Value>
 Value joined(Value a, Value b, ncclRedOp_t op) {
   switch (op) {
-    case ncclProd: return static_cast<Value>(a * b);
-    case ncclMax: return std::max(a, b);
-    case ncclMin: return std::min(a, b);
-    default: return static_cast<Value>(a + b);
+    case ncclProd:
+      return static_cast<Value>(a * b);
+    case ncclMax:
+      return std::max(a, b);
+    case ncclMin:
+      return std::min(a, b);
+    default:
+      return static_cast<Value>(a + b);
   }
 }
 
@@ -140,14 +154,22 @@ void add_as(void* into, const void* more, size_t count, ncclRedOp_t op) {
 
 void add(void* into, const void* more, size_t count, ncclDataType_t type, ncclRedOp_t op) {
   switch (type) {
-    case ncclFloat32: return add_as<float>(into, more, count, op);
-    case ncclFloat64: return add_as<double>(into, more, count, op);
-    case ncclInt32: return add_as<int32_t>(into, more, count, op);
-    case ncclUint32: return add_as<uint32_t>(into, more, count, op);
-    case ncclInt64: return add_as<int64_t>(into, more, count, op);
-    case ncclUint64: return add_as<uint64_t>(into, more, count, op);
-    case ncclInt8: return add_as<int8_t>(into, more, count, op);
-    case ncclFloat16: return add_as<_Float16>(into, more, count, op);
+    case ncclFloat32:
+      return add_as<float>(into, more, count, op);
+    case ncclFloat64:
+      return add_as<double>(into, more, count, op);
+    case ncclInt32:
+      return add_as<int32_t>(into, more, count, op);
+    case ncclUint32:
+      return add_as<uint32_t>(into, more, count, op);
+    case ncclInt64:
+      return add_as<int64_t>(into, more, count, op);
+    case ncclUint64:
+      return add_as<uint64_t>(into, more, count, op);
+    case ncclInt8:
+      return add_as<int8_t>(into, more, count, op);
+    case ncclFloat16:
+      return add_as<_Float16>(into, more, count, op);
     case ncclBfloat16: {
       auto* a = static_cast<uint16_t*>(into);
       const auto* b = static_cast<const uint16_t*>(more);
@@ -156,7 +178,8 @@ void add(void* into, const void* more, size_t count, ncclDataType_t type, ncclRe
       }
       return;
     }
-    default: return add_as<uint8_t>(into, more, count, op);
+    default:
+      return add_as<uint8_t>(into, more, count, op);
   }
 }
 
@@ -290,8 +313,10 @@ class Running {
       const bool scattered = part.what == What::kReduceScatter;
       if (part.what != What::kAllReduce && part.what != What::kReduce && !scattered) continue;
       const char* from = bytes.data() + (scattered ? mine : 0);
-      if (sum.empty()) sum.assign(from, from + each);
-      else add(sum.data(), from, part.count, part.type, part.op);
+      if (sum.empty())
+        sum.assign(from, from + each);
+      else
+        add(sum.data(), from, part.count, part.type, part.op);
     }
     if (sum.empty() || (part.what == What::kReduce && comm_->rank != part.peer)) return;
     if (part.op == ncclAvg) average(sum.data(), part.count, part.type, comm_->ranks);
