@@ -1,8 +1,8 @@
 """All benchmarks, with the machine they ran on: `python -m benchmarks.run [--quick] [--wan DIR] [--out FILE]`.
 
-Unit costs; resident memory; reading and analysing; replaying allocator events; on GPUs the window for NCCL's kernels
-and the perturbation check; and, with two GPUs or more and a Wan2.2 checkout (--wan or WAN22_REPO), the cost of
-recording Wan2.2's own generate() beside other tools. `--only` runs single parts, also those that are long and about
+Unit costs; resident memory; what writing a recording to the disk takes; reading and analysing; replaying allocator
+events; on GPUs the window for NCCL's kernels and the perturbation check; and, with two GPUs or more and a Wan2.2
+checkout (--wan or WAN22_REPO), the cost of recording Wan2.2's own generate() beside other tools. `--only` runs single parts, also those that are long and about
 truth, not cost: kineto_matrix, long_run. One part that fails does not keep the others from running.
 """
 
@@ -40,6 +40,7 @@ class Script:
 _TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 SCRIPTS = {
     "resident": Script(["benchmarks.resident"], ["--quick"]),
+    "written_back": Script(["benchmarks.written_back", "--rounds", "5"], ["--quick"]),
     "reading": Script(["benchmarks.reading"], ["100000", "1000000"]),
     "replay": Script(["benchmarks.replay"], ["1000000"]),
     "device_samples": Script(["benchmarks.device_samples"], ["--seconds", "3"], gpus=1),

@@ -26,7 +26,7 @@ from .unit_report import Table, arguments, finish, rounds_of
 SHORTEST, LONGEST = 1_000, 100_000  # ns between two readings of the clock: interrupted, and not for another process
 SETTLE_SECONDS = 3.0  # full chunks leave the resident memory within two samples of the recorder
 RECORD_BYTES = 64
-BATCH = 4_000  # marks between two pauses: no faster than chunks are made ready
+BATCH = 1_500  # marks between two pauses: as fast as a launch-bound Wan allocates, with few chunks prepared ahead
 
 
 def lost_while_written(file: Path) -> float:
@@ -78,7 +78,7 @@ def measure(folder: Path, size: int, rounds: int) -> dict[str, np.ndarray]:
 
 def main() -> None:
     chosen = arguments(__doc__.splitlines()[0]).parse_args()
-    size = (8 if chosen.quick else 64) << 20
+    size = (8 if chosen.quick else 192) << 20
     folder = Path(tempfile.mkdtemp(prefix="wanhook-bench-", dir=chosen.dir))
     try:
         measured = measure(folder, size, 2 if chosen.quick else min(rounds_of(chosen), 7))

@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 ANSWER = "ANSWER "
 _SHOWN = 4000  # characters of a program's output in a failure
+MADE_UP = "MADE_GPU_SHARED" in os.environ  # tests/made_gpu: kernels compute nothing, so results mean nothing
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,7 @@ def test_an_async_call_is_timed(jobs, world_size, name):
         assert_inside(calls, scopes_named(trace, f"around {name}"))
 
 
+@pytest.mark.real_gpu
 @pytest.mark.parametrize("world_size", TWO)
 @pytest.mark.parametrize("name", ASYNC)
 def test_kinetos_kernel_fits_into_the_interval(jobs, world_size, name):

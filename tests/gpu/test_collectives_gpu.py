@@ -47,6 +47,7 @@ def jobs(tmp_path_factory):
     return job
 
 
+@pytest.mark.real_gpu
 @pytest.mark.parametrize("world_size", WORLDS)
 @pytest.mark.parametrize("name", TIMED)
 def test_a_sync_collective_is_timed(jobs, world_size, name):
@@ -96,6 +97,7 @@ def test_a_captured_collective_is_marked_and_untimed(jobs, world_size):
         assert call["gpu_begin"] == -1
 
 
+@pytest.mark.real_gpu
 @pytest.mark.parametrize("world_size", WORLDS)
 def test_results_do_not_depend_on_the_recording(jobs, world_size):
     for answer, _ in jobs(world_size).ranks():

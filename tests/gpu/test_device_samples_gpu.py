@@ -19,6 +19,7 @@ def sampled(tmp_path, visible):
     return only_trace(tmp_path), answer
 
 
+@pytest.mark.real_gpu
 @pytest.mark.gpu
 def test_samples_are_plausible(tmp_path):
     trace, answer = sampled(tmp_path, "0")
@@ -34,6 +35,7 @@ def test_samples_are_plausible(tmp_path):
     assert answer["before"] == answer["after"]
 
 
+@pytest.mark.real_gpu
 @pytest.mark.gpu(2)
 def test_gpu_is_matched_where_cuda_numbers_it_anew(tmp_path):
     trace, answer = sampled(tmp_path, "1")

@@ -98,6 +98,7 @@ def outside_of_torch(trace, scope: str) -> int:
     return int(sample["device_total"]) - int(sample["device_free"]) - int(sample["reserved"])
 
 
+@pytest.mark.real_gpu
 def test_memory_outside_of_torch_shows_the_other_process(shared):
     from wanhook.analysis.device_use import device_use
 
@@ -209,6 +210,7 @@ def foreign(tmp_path_factory):
     return [(bare, watched, run.rank(watched["rank"])) for bare, watched in zip(*said.values(), strict=True)]
 
 
+@pytest.mark.real_gpu
 @pytest.mark.gpu(2)
 def test_collectives_are_timed_on_the_device_of_their_tensors(foreign):
     from wanhook.tracefile.format import CollectiveFlags as Flags

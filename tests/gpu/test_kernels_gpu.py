@@ -8,7 +8,7 @@ from gpu.programs.kernels import CALLS, SORTS
 from gpu.recorded import assert_healthy
 from wanhook.tracefile.format import CollectiveFlags
 
-pytestmark = pytest.mark.gpu(2)
+pytestmark = [pytest.mark.gpu(2), pytest.mark.real_gpu]
 
 SLACK = 5_000  # ns: GPU times come over our anchors, kernels over Kineto's clock
 

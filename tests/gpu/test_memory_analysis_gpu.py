@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from gpu.allocating import random_operations
-from gpu.recorded import assert_healthy, recorded
+from gpu.processes import Program, run_together
+from gpu.recorded import assert_healthy, only_trace, recorded
 
 pytestmark = pytest.mark.gpu
 
@@ -121,3 +122,13 @@ def test_cause_of_an_out_of_memory(tmp_path, asked, verdict):
     assert dead.owners[0].source.path == "weights"
     assert dead.owners[0].allocated_bytes == sum(tensor.numel() for tensor in held)
     assert found.retries.ooms == 1
+
+
+@pytest.mark.parametrize("when", ["later", "initialised"])
+def test_recording_that_begins_before_torch_takes_memory_is_exact(tmp_path, when):
+    """As that of an unchanged program does, which loads its model inside the first scope."""
+    (finished,) = run_together([Program("first_use", when, tmp_path)], timeout=120)
+    assert finished.returncode == 0, finished.output
+    found = memory(only_trace(tmp_path))
+    assert found.allocated_peak.moment.allocated_bytes == 35 * MIB
+    assert [(row.source.path, row.allocated_bytes) for row in found.base.owners] == [("request/load", 30 * MIB)]

@@ -8,7 +8,7 @@ import torch
 from gpu.recorded import assert_healthy, recorded
 from gpu.spinning import calibrate, spin
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.real_gpu]
 
 
 @pytest.fixture(scope="module")

@@ -46,6 +46,7 @@ def test_mem_pool(tmp_path):
     assert {0, encoded(pool.id)} <= segment_pools(recording.trace)
 
 
+@pytest.mark.real_gpu
 def test_private_pool_of_a_capture(tmp_path):
     source = torch.ones(17 * MIB, dtype=torch.uint8, device="cuda")
     source + 1

@@ -37,6 +37,7 @@ def test_no_cuda_error_is_left_on_the_hosts_thread(tmp_path):
     assert len(gpu_nanoseconds(scopes_named(recording.trace, "op"))) == 200
 
 
+@pytest.mark.real_gpu
 def test_an_error_of_the_host_program_is_not_swallowed(tmp_path):
     """A pending error belongs to whoever made it, and is found where it would have been found without us."""
     import wanhook
@@ -57,6 +58,7 @@ def test_an_error_of_the_host_program_is_not_swallowed(tmp_path):
     assert last_error() == 0
 
 
+@pytest.mark.real_gpu
 def test_peaks_and_results_are_those_of_an_unrecorded_process(tmp_path):
     """In fresh processes, recorded and unrecorded in turn."""
     answers = {"none": [], "recorded": []}
@@ -70,6 +72,7 @@ def test_peaks_and_results_are_those_of_an_unrecorded_process(tmp_path):
     assert len(events) > answers["none"][0]["allocations"]
 
 
+@pytest.mark.real_gpu
 def test_profiler_and_memory_history_beside_a_recording(tmp_path):
     from wanhook.tracefile.format import AllocatorAction, AllocatorFlags
 

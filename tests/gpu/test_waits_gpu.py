@@ -67,6 +67,7 @@ def test_an_exposed_wait_is_the_gap_that_independent_events_see(ranks, case):
         assert measured.sum() == pytest.approx(gaps.sum(), rel=0.05)
 
 
+@pytest.mark.real_gpu
 @pytest.mark.parametrize("case", of_kind(HIDDEN))
 def test_the_wait_for_a_hidden_all_gather_is_short(ranks, case):
     for answer, trace in ranks:
@@ -75,6 +76,7 @@ def test_the_wait_for_a_hidden_all_gather_is_short(ranks, case):
         assert np.percentile(measured, 90) < 50 * MICROSECOND
 
 
+@pytest.mark.real_gpu
 @pytest.mark.parametrize("case", CASES)
 def test_exposed_time_is_that_of_the_waits_and_belongs_to_the_all_gathers(ranks, case):
     from wanhook.analysis.exposed_table import exposure

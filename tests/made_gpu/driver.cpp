@@ -56,6 +56,10 @@ CUresult cuMemAddressFree(CUdeviceptr address, size_t) {
   if (number < 0) return CUDA_ERROR_INVALID_VALUE;
   return locked.machine.device[number].reservations.give_back(address) == 0 ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
 }
+CUresult cuMemGetAllocationGranularity(size_t* bytes, const CUmemAllocationProp*, CUmemAllocationGranularity_flags) {
+  *bytes = size_t{2} << 20;
+  return CUDA_SUCCESS;
+}
 CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t bytes, const CUmemAllocationProp* wanted,
                      unsigned long long) {
   const Locked locked;

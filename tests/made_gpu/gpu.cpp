@@ -121,14 +121,14 @@ Machine::Machine() {
     devices = named < devices ? named : devices;
   }
   for (int number = 0; number < devices; ++number) {
-    void* range =
-        mmap(nullptr, 2 * kDeviceBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* range = mmap(nullptr, kDeviceBytes + kReservedBytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (range == MAP_FAILED) std::abort();
     device[number].begin = reinterpret_cast<uint64_t>(range);
     // As the real one does: addresses are multiples of 2 MiB.
     const uint64_t begin = (device[number].begin + (2 << 20) - 1) >> 21 << 21;
     device[number].memory.give(begin, kDeviceBytes - (4 << 20));
-    device[number].reservations.give(begin + kDeviceBytes, kDeviceBytes - (4 << 20));
+    device[number].reservations.give(begin + kDeviceBytes, kReservedBytes - (4 << 20));
   }
   // Not in a child that forks before it asks for a GPU, nor in one that forks after: CUDA does not survive that either.
   std::thread(keep_going).detach();
@@ -200,7 +200,7 @@ bool Machine::take(int number, uint64_t bytes) {
 int Machine::device_of(const void* address) const {
   const auto where = reinterpret_cast<uint64_t>(address);
   for (int number = 0; number < devices; ++number) {
-    if (where >= device[number].begin && where < device[number].begin + 2 * kDeviceBytes) return number;
+    if (where >= device[number].begin && where < device[number].begin + kDeviceBytes + kReservedBytes) return number;
   }
   return -1;
 }

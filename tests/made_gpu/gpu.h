@@ -23,6 +23,7 @@ namespace made_gpu {
 
 inline constexpr int kMostDevices = 8;
 inline constexpr uint64_t kDeviceBytes = uint64_t{64} << 30;
+inline constexpr uint64_t kReservedBytes = uint64_t{24} << 40;  // addresses for expandable segments, which take many
 inline constexpr uint64_t kMovedBytes = uint64_t{256} << 10;  // of a copy; the host's memory is not a GPU's
 
 int64_t now();
@@ -76,7 +77,7 @@ class Addresses {
 
 struct Device {
   bool context = false;
-  uint64_t begin = 0;  // of its addresses; kDeviceBytes of them, then as many for reservations
+  uint64_t begin = 0;  // of its addresses; kDeviceBytes of them, then kReservedBytes
   uint64_t used = 0;
   Addresses memory;
   Addresses reservations;

@@ -104,6 +104,7 @@ cudaError_t record(cudaEvent_t handle, cudaStream_t where) {
   if (stream->capture != nullptr) return cudaSuccess;
   const uint64_t number = ++event->issued;
   locked.machine.issue(stream, [=](int64_t* time) {
+    if (number < event->done) return true;  // recorded again since, on a stream that is ahead
     event->done = number;
     event->time = *time;
     return true;

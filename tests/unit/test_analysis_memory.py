@@ -239,7 +239,7 @@ def test_a_free_that_a_pause_hid_has_no_length(builder, device, tmp_path):
 
 def test_without_a_snapshot_it_says_so(builder, tmp_path):
     device = MadeAllocator(builder, begin=False)
-    device.alloc(device.segment(20 * MIB, 5), 4 * MIB, 10)
+    device.alloc(device.segment(20 * MIB, 5, sequence=7), 4 * MIB, 10, sequence=8)
     found = memory(builder, tmp_path)
     assert found.inexact == ["no snapshot tells what was allocated before the recording"]
 

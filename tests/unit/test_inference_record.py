@@ -269,7 +269,8 @@ def test_peaks_are_not_known_without_a_state_to_count_from(tmp_path):
     builder = TraceBuilder()
     request = builder.scope("request", 0, 9 * SECOND)
     device = MadeAllocator(builder, begin=False)
-    device.alloc(device.segment(20 << 20, SECOND, scope=request), 4 << 20, SECOND, scope=request)
+    segment = device.segment(20 << 20, SECOND, scope=request, sequence=7)
+    device.alloc(segment, 4 << 20, SECOND, scope=request, sequence=8)
     rank = records(tmp_path, builder)[0].ranks[0]
     assert (rank.reserved_peak, rank.allocated_peak) == (None, None)
 

@@ -51,7 +51,7 @@ def test_first_place_that_is_wrong_is_named(builder, tmp_path):
 
 def test_nothing_is_claimed_without_a_first_state(builder, tmp_path):
     device = MadeAllocator(builder, begin=False)
-    device.alloc(device.segment(20 * MIB, 100_000), 4 * MIB, 200_000)
+    device.alloc(device.segment(20 * MIB, 100_000, sequence=7), 4 * MIB, 200_000, sequence=8)
     sample(builder, 300_000, 4 * MIB)
     memory, text = read(builder, tmp_path)
     assert memory.check.places == 0

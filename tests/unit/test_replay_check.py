@@ -167,9 +167,29 @@ def test_lost_events_end_the_claim(builder, tmp_path):
     assert (found.places, found.not_claimed, found.contradictions) == (0, 1, 1)
 
 
+def test_device_that_was_not_used_before_needs_no_state(tmp_path):
+    """Its first event has the first number: there was nothing of which a state could have been written."""
+    builder = TraceBuilder()
+    builder.segment(A, 20 * MIB, 1 * STEP)
+    builder.alloc(A, 4 * MIB, 2 * STEP)
+    builder.sample(3 * STEP, inactive_split=16 * MIB, **KNOWN)
+    builder.snapshot(4 * STEP, *totals(4 * MIB, 16 * MIB, free={1}), reason="stop", **KNOWN)
+    found = checked(opened(builder, tmp_path))
+    assert (found.places, found.equal, found.refused, found.exact) == (2, 2, [], True)
+
+
+@pytest.mark.parametrize("change", [{"sequence": 2}, {"action": AllocatorAction.SNAPSHOT}])
+def test_state_of_a_device_that_was_used_before_is_missed(tmp_path, change):
+    builder = TraceBuilder()
+    first = {"action": AllocatorAction.SEGMENT_ALLOC, "sequence": 1} | change
+    builder.allocator(first.pop("action"), A, 20 * MIB, 1 * STEP, **first)
+    builder.alloc(A, 4 * MIB, 2 * STEP, sequence=3)
+    assert DeviceReplay(opened(builder, tmp_path), 0).refused
+
+
 def test_without_a_first_state_everything_is_refused(tmp_path):
     builder = TraceBuilder()
-    builder.alloc(A, 512, STEP)
+    builder.alloc(A, 512, STEP, sequence=2)
     builder.sample(2 * STEP, inactive_split=0, **KNOWN)
     found = checked(opened(builder, tmp_path))
     assert found.refused == ["no snapshot tells what was allocated before the recording"]

@@ -39,10 +39,10 @@ def test_the_last_of_two_mounts_on_one_point_is_seen():
 
 
 def test_mount_point_that_is_no_text(monkeypatch):
-    mounts = b"1 0 0:1 / / rw - ext4 /dev/a rw\n2 1 0:2 / /mnt/\xff rw - nfs4 server:/ rw\n"
+    mounts = b"1 0 0:1 / / rw - ext4 /dev/a rw\n2 1 0:2 / /disk/\xff rw - nfs4 server:/ rw\n"
     monkeypatch.setattr(Path, "read_bytes", lambda _: mounts)
-    assert spool.file_system(Path(os.fsdecode(b"/mnt/\xff/run"))) == "nfs4"
-    assert spool.file_system(Path("/mnt/run")) == "ext4"
+    assert spool.file_system(Path(os.fsdecode(b"/disk/\xff/run"))) == "nfs4"
+    assert spool.file_system(Path("/disk/run")) == "ext4"
 
 
 def test_without_mounts_nothing_is_claimed():

@@ -10,6 +10,7 @@ import numpy as np
 
 from wanhook import _replay
 from wanhook.analysis.allocator_settings import settings_changed, settings_of
+from wanhook.tracefile.format import AllocatorAction
 
 if TYPE_CHECKING:
     from wanhook.tracefile.model import Snapshot, Trace
@@ -46,8 +47,7 @@ class DeviceReplay:
         placed = sorted(((self._position_of(found), found) for found in states), key=lambda state: state[0])
         self.known = [state for state in placed if state[1].reason in _STATE_KNOWN_AGAIN]
         self.checks = [state for state in placed if state[1].reason not in _STATE_KNOWN_AGAIN]
-        # The twin of the CPU's allocator begins with the process's first recording; later ones need a state.
-        self._new_at_start = device < 0 and int(trace.header["life"]) == 0
+        self._new_at_start = self._is_new(trace)
         self._paused = self._pauses(trace)
         settings = settings_of(trace)
         self.refused = self._refusals(trace, settings)
@@ -101,11 +101,24 @@ class DeviceReplay:
 
     @property
     def first_known(self) -> tuple[int, Snapshot] | None:
-        """The (position, snapshot) before which nothing is known; None on the CPU that is known from its first event
-        on, because the recorder's own allocator was new then."""
+        """The (position, snapshot) before which nothing is known; None for a device that is known from its first event
+        on, because its allocator was new then."""
         if self._new_at_start and self.known and self.known[0][1].reason != "start":
             return None
         return self.known[0] if self.known else None
+
+    def _is_new(self, trace: Trace) -> bool:
+        """Whether the allocator had given nothing yet at position 0.
+
+        The twin of the CPU's begins with the process's first recording; later ones need a state. A GPU gets a state at
+        the start if torch ever took memory of it, and the event that marks the place of that state is a number. So one
+        without a state whose first event has the first number was not used before."""
+        if self.device < 0:
+            return int(trace.header["life"]) == 0
+        if not len(self.events) or any(found.reason == "start" for _, found in self.known):
+            return False
+        first = self.events[0]
+        return int(first["sequence"]) == 1 and int(first["action"]) != AllocatorAction.SNAPSHOT
 
     def _position_of(self, snapshot: Snapshot) -> int:
         if snapshot.sequence > 0:
@@ -121,12 +134,9 @@ class DeviceReplay:
         return np.unique(positions[~np.array(over, bool)]).tolist()
 
     def _refusals(self, trace: Trace, settings: _replay.Settings | str) -> list[str]:
-        if self.device < 0:
-            alone = self._new_at_start or self.known
-            return [] if alone else ["no snapshot tells what was allocated before the recording"]
-        why = [settings] if isinstance(settings, str) else []
-        if not self.known:
+        why = [settings] if self.device >= 0 and isinstance(settings, str) else []
+        if not self._new_at_start and not self.known:
             why.append("no snapshot tells what was allocated before the recording")
-        if settings_changed(trace):
+        if self.device >= 0 and settings_changed(trace):
             why.append("the program changed the allocator's settings while it was recorded")
         return why
