@@ -2,8 +2,9 @@
 
 Unit costs; resident memory; what writing a recording to the disk takes; reading and analysing; replaying allocator
 events; on GPUs the window for NCCL's kernels and the perturbation check; and, with two GPUs or more and a Wan2.2
-checkout (--wan or WAN22_REPO), the cost of recording Wan2.2's own generate() beside other tools. `--only` runs single parts, also those that are long and about
-truth, not cost: kineto_matrix, long_run. One part that fails does not keep the others from running.
+checkout (--wan or WAN22_REPO), the cost of recording Wan2.2's own generate() beside other tools. `--only` runs single
+parts, also those that are long and about truth, not cost: kineto_matrix, long_run. One part that fails does not keep
+the others from running.
 """
 
 from __future__ import annotations
