@@ -121,7 +121,7 @@ def event_record_nanoseconds(rounds: int, count: int) -> np.ndarray:
 
 def _runtime() -> ctypes.CDLL:
     # The libcudart that torch has loaded; a second one would not know its events.
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
         if "libcudart" in line:
             return ctypes.CDLL(line.split(maxsplit=5)[-1])
     raise RuntimeError("libcudart is not loaded")

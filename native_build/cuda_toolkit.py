@@ -129,7 +129,8 @@ def _has_header(folders: Iterable[Path], header: str) -> bool:
 def _loaded_library(prefix: str) -> Path | None:
     """The file of a shared library that this process has loaded; wheels ship it under a versioned name only."""
     maps = Path("/proc/self/maps")
-    lines = maps.read_text().splitlines() if maps.is_file() else []
+    # Any file may be mapped, also one whose name is no text.
+    lines = os.fsdecode(maps.read_bytes()).split("\n") if maps.is_file() else []
     files = {Path(line[line.index("/") :]) for line in lines if "/" in line}
     return next((file for file in sorted(files) if file.name.startswith(prefix) and file.is_file()), None)
 

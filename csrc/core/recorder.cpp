@@ -131,6 +131,7 @@ uint32_t Recorder::intern(std::string_view text) noexcept {
   std::lock_guard<std::mutex> lock(names_mutex_);
   bool added = false;
   const uint32_t id = strings_.intern(text, &added);
+  if (id == 0) names_ran_out_ = true;
   Recording* recording = current();
   if (added && recording != nullptr) write_names(recording);
   return id;
@@ -159,8 +160,16 @@ bool Recorder::write_names(Recording* recording) noexcept {
 }
 
 bool Recorder::write_missing_names(Recording* recording) noexcept {
-  std::lock_guard<std::mutex> lock(names_mutex_);
-  return recording != named_ || write_names(recording);
+  std::unique_lock<std::mutex> lock(names_mutex_);
+  const bool complete = recording != named_ || write_names(recording);
+  if (names_ran_out_ && !said_names_ran_out_) {
+    said_names_ran_out_ = true;
+    lock.unlock();
+    say_and_note("there are " + std::to_string(kMaxStrings) +
+                 " different names, and no room for more: what is named later has no name (put what varies into "
+                 "arguments, as in trace(\"step\", number=7))");
+  }
+  return complete;
 }
 
 bool Recorder::write_group(Recording* recording, uint16_t index, const GroupInfo& group) noexcept {

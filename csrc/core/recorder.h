@@ -101,6 +101,8 @@ class Recorder {
   std::vector<GroupInfo> groups_;
   std::vector<std::string> notes_;
   Recording* named_ = nullptr;    // the recording that the next two are about: the one that was started last
+  bool names_ran_out_ = false;
+  bool said_names_ran_out_ = false;
   uint32_t strings_written_ = 0;
   size_t groups_written_ = 0;
 };

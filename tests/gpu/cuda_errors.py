@@ -10,7 +10,7 @@ def _runtime() -> ctypes.CDLL:
     # The library that torch has loaded: a second copy would keep errors of its own. A made-up runtime is preloaded.
     if hasattr(ctypes.CDLL(None), "cudaPeekAtLastError"):
         return ctypes.CDLL(None)
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
         path = line.split(maxsplit=5)[-1]
         if "libcudart" in path:
             return ctypes.CDLL(path)

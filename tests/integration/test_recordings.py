@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import wanhook
+from programs import run_program
 from recorded import CLOSED_BY_OUTER, Row, marks, only_trace, paths, recorded, rows
 from wanhook import recording, run_directory, settings
 from wanhook._native import load as load_native
@@ -257,3 +258,14 @@ def test_recordings_leave_one_mapping_each(tmp_path):
         with recorded(tmp_path / str(number), max_mb=4):
             pass
     assert mappings() == 3
+
+
+def test_names_without_end_are_told(tmp_path):
+    ended = run_program("names_without_end", tmp_path, tmp_path / "run")
+    assert ended.returncode == 0
+    (said,) = ended.own_lines
+    assert "65535 different names" in said
+    trace = only_trace(tmp_path / "run")
+    names = [trace.strings[name] for name in trace.marks["name"]]
+    assert (names[0], names[-1], len(names)) == ("step 0", "", 66_000)
+    assert any("65535 different names" in note for note in trace.meta["notes"])
