@@ -65,6 +65,52 @@ class RecordingWithScopes(Recording):
     with_scopes = True
 
 
+class WrappersAlone(Nothing):
+    """The integrations' wrappers and what is attached, while nothing is recorded."""
+
+    name = "wrappers"
+
+    def __enter__(self):
+        from wanhook import attach
+
+        from .scopes import wan_scopes
+
+        attach.attach()
+        self._scopes = wan_scopes()
+        self._scopes.__enter__()
+        return self
+
+    def __exit__(self, *exception):
+        return self._scopes.__exit__(*exception)
+
+
+class RecordingStages(RecordingWithScopes):
+    """All of it down to the scopes of stages: fewer scopes, the same allocator events and collectives."""
+
+    name = "wanhook+stages"
+    level = "stage"
+
+    def __enter__(self):
+        import wanhook
+
+        from .scopes import wan_scopes
+
+        self.output = self.folder
+        self._stack = ExitStack()
+        wanhook.start(str(self.folder), level=self.level)
+        self._stack.callback(wanhook.stop)
+        self._stack.enter_context(wanhook.trace("request"))
+        self._stack.enter_context(wan_scopes())
+        return self
+
+
+class RecordingBlocks(RecordingStages):
+    """Down to blocks."""
+
+    name = "wanhook+blocks"
+    level = "block"
+
+
 class ProfilerMinimal(Nothing):
     """torch.profiler, CUDA activities only (CPU activities where there is no GPU)."""
 

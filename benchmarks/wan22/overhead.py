@@ -24,7 +24,15 @@ from pathlib import Path
 from . import expected
 from .harness import Pipeline, add_arguments, build_pipeline, say, sized
 from .measurement import Measured, machine, measure
-from .observers import Nothing, Recording, RecordingWithScopes, peers
+from .observers import (
+    Nothing,
+    Recording,
+    RecordingBlocks,
+    RecordingStages,
+    RecordingWithScopes,
+    WrappersAlone,
+    peers,
+)
 from .ratios import Ratio, paired_ratio, unpaired_ratio
 
 # Enough to use each kernel, both experts' graphs and each observer once without paying for a whole request.
@@ -34,6 +42,7 @@ _RECORDERS = {
     "plain": [Recording],
     "scopes": [RecordingWithScopes],
     "both": [Recording, RecordingWithScopes],
+    "parts": [WrappersAlone, Recording, RecordingStages, RecordingBlocks, RecordingWithScopes],
 }
 
 
@@ -61,7 +70,8 @@ def parse() -> argparse.Namespace:
         "--recorders",
         choices=sorted(_RECORDERS),
         default="both",
-        help="plain: the scope `request` alone; scopes: Wan's stages and blocks too; none: leave out",
+        help="plain: the scope `request` alone; scopes: Wan's stages, blocks and operations too; parts: from the "
+        "wrappers without a recording to all of it, to tell apart what costs; none: leave out",
     )
     return parser.parse_args()
 
@@ -140,7 +150,7 @@ def event_counts(arguments: argparse.Namespace) -> dict:
     import wanhook
 
     counts = {}
-    for kind in kinds:
+    for kind in (kind for kind in kinds if issubclass(kind, Recording)):
         trace = wanhook.load(str(arguments.runs / f"pairs-{arguments.pairs - 1}-{kind.name}")).rank(0)
         counts[kind.name] = {
             "collectives": sum(expected.recorded_collectives(trace).values()),
