@@ -65,48 +65,6 @@ int64_t kernel_nanoseconds() {
 
 int64_t copy_nanoseconds(uint64_t bytes) { return 1'500 + static_cast<int64_t>(bytes / 1'000); }
 
-uint64_t Addresses::take(uint64_t bytes) {
-  bytes = (bytes + 511) / 512 * 512;
-  for (auto range = free_.begin(); range != free_.end(); ++range) {
-    if (range->second < bytes) continue;
-    const uint64_t address = range->first;
-    const uint64_t left = range->second - bytes;
-    free_.erase(range);
-    if (left > 0) free_[address + bytes] = left;
-    taken_[address] = bytes;
-    return address;
-  }
-  return 0;
-}
-
-uint64_t Addresses::give_back(uint64_t address) {
-  const auto found = taken_.find(address);
-  if (found == taken_.end()) return 0;
-  const uint64_t bytes = found->second;
-  taken_.erase(found);
-  auto range = free_.emplace(address, bytes).first;
-  const auto above = std::next(range);
-  if (above != free_.end() && range->first + range->second == above->first) {
-    range->second += above->second;
-    free_.erase(above);
-  }
-  if (range != free_.begin()) {
-    const auto below = std::prev(range);
-    if (below->first + below->second == range->first) {
-      below->second += range->second;
-      free_.erase(range);
-    }
-  }
-  return bytes;
-}
-
-bool Addresses::holds(uint64_t address) const {
-  auto range = taken_.upper_bound(address);
-  if (range == taken_.begin()) return false;
-  --range;
-  return address < range->first + range->second;
-}
-
 Machine& Machine::get() {
   static Machine* machine = new Machine();  // outlives every thread that may still ask
   return *machine;
@@ -213,6 +171,22 @@ void wait_until(const std::function<bool(Machine&)>& done) {
     }
     nap(naps < 20 ? 5'000 : 100'000);
   }
+}
+
+cudaError_t wait_for_stream(cudaStream_t handle) {
+  Stream* stream = nullptr;
+  uint64_t target = 0;
+  {
+    const Locked locked;
+    stream = locked.machine.stream_of(handle);
+    if (stream->capture != nullptr) {
+      stream->capture->invalidated = true;
+      return fail(cudaErrorStreamCaptureUnsupported);
+    }
+    target = stream->issued;
+  }
+  wait_until([=](Machine&) { return stream->done >= target && (stream->done > target || stream->time <= now()); });
+  return cudaSuccess;
 }
 
 bool forbidden_by_capture(Machine& machine) {

@@ -19,6 +19,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "addresses.h"
+
 namespace made_gpu {
 
 inline constexpr int kMostDevices = 8;
@@ -60,19 +62,6 @@ struct Stream {
   uint64_t done = 0;
   std::deque<Item> items;
   std::shared_ptr<Capture> capture;
-};
-
-// First fit in a range of addresses.
-class Addresses {
- public:
-  void give(uint64_t begin, uint64_t bytes) { free_[begin] = bytes; }
-  uint64_t take(uint64_t bytes);  // 0 where there is none
-  uint64_t give_back(uint64_t address);  // its bytes; 0 for an unknown one
-  bool holds(uint64_t address) const;
-
- private:
-  std::map<uint64_t, uint64_t> free_;
-  std::map<uint64_t, uint64_t> taken_;
 };
 
 struct Device {
@@ -132,6 +121,8 @@ extern thread_local cudaError_t last_error;
 uint64_t this_thread();
 
 cudaError_t fail(cudaError_t error);
+// Until all that was issued on it before is done. Forbidden during its capture.
+cudaError_t wait_for_stream(cudaStream_t stream);
 // A call that a capture forbids, by the runtime's rules: it invalidates the captures in its way. The machine is locked.
 bool forbidden_by_capture(Machine& machine);
 

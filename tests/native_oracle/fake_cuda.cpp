@@ -10,41 +10,6 @@
 
 namespace wanhook::test {
 
-uint64_t AddressSpace::take(uint64_t bytes) {
-  bytes = (bytes + 511) / 512 * 512;
-  for (auto range = free_.begin(); range != free_.end(); ++range) {
-    if (range->second < bytes) continue;
-    const uint64_t address = range->first;
-    const uint64_t left = range->second - bytes;
-    free_.erase(range);
-    if (left > 0) free_[address + bytes] = left;
-    taken_[address] = bytes;
-    return address;
-  }
-  return 0;
-}
-
-uint64_t AddressSpace::give_back(uint64_t address) {
-  const auto found = taken_.find(address);
-  if (found == taken_.end()) return 0;
-  const uint64_t bytes = found->second;
-  taken_.erase(found);
-  auto range = free_.emplace(address, bytes).first;
-  const auto above = std::next(range);
-  if (above != free_.end() && range->first + range->second == above->first) {
-    range->second += above->second;
-    free_.erase(above);
-  }
-  if (range != free_.begin()) {
-    const auto below = std::prev(range);
-    if (below->first + below->second == range->first) {
-      below->second += range->second;
-      free_.erase(range);
-    }
-  }
-  return bytes;
-}
-
 FakeDevice& FakeDevice::get() {
   static FakeDevice device;
   return device;

@@ -5,29 +5,22 @@
 #include <map>
 #include <unordered_map>
 
+#include "../made_gpu/addresses.h"
+
 namespace wanhook::test {
-
-// Hands out address ranges, first fit, and takes them back, as a driver does.
-class AddressSpace {
- public:
-  AddressSpace(uint64_t begin, uint64_t bytes) { free_[begin] = bytes; }
-
-  uint64_t take(uint64_t bytes);  // 0 when there is no such range
-  uint64_t give_back(uint64_t address);  // its bytes; 0 for an unknown one
-
- private:
-  std::map<uint64_t, uint64_t> free_;
-  std::unordered_map<uint64_t, uint64_t> taken_;
-};
 
 class FakeDevice {
  public:
   static FakeDevice& get();
+  FakeDevice() {
+    allocations.give(uint64_t{0x7f0000000000}, uint64_t{1} << 40);
+    reservations.give(uint64_t{0x200000000}, uint64_t{1} << 44);
+  }
 
   uint64_t total = uint64_t{8} << 30;
   uint64_t used = 0;
-  AddressSpace allocations{uint64_t{0x7f0000000000}, uint64_t{1} << 40};
-  AddressSpace reservations{uint64_t{0x200000000}, uint64_t{1} << 44};
+  made_gpu::Addresses allocations;
+  made_gpu::Addresses reservations;
   std::unordered_map<uint64_t, uint64_t> handles;  // physical memory: handle -> bytes
   uint64_t next_handle = 1;
   int last_error = 0;
