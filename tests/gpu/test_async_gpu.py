@@ -149,8 +149,8 @@ def test_no_work_is_held(jobs, world_size):
     """Its tensors are free as soon as without a recording: after the wait, or when NCCL has forgotten the work."""
     for answer, _ in jobs(world_size).ranks():
         bare, recorded = ([after - before for before, after in answer[state]] for state in ("bare", "recorded"))
-        assert recorded == bare
-        assert recorded[0] == 0
+        assert recorded == bare, answer
+        assert recorded[0] == 0, answer
 
 
 @pytest.mark.parametrize("world_size", WORLDS)

@@ -98,11 +98,21 @@ def kernels_of(name: str, call: Call) -> list[float]:
     return [event["dur"] for event in sorted(found, key=lambda event: event["ts"])]
 
 
+def settled_use() -> int:
+    """Allocated bytes once NCCL's watchdog, which looks ten times a second, has let go of what earlier calls left."""
+    torch.cuda.synchronize()
+    used, since, deadline = torch.cuda.memory_allocated(), time.monotonic(), time.monotonic() + 5
+    while time.monotonic() < min(since + 0.5, deadline):
+        time.sleep(0.01)
+        if torch.cuda.memory_allocated() != used:
+            used, since = torch.cuda.memory_allocated(), time.monotonic()
+    return used
+
+
 def memory_use(waited: bool) -> list[int]:
     """Allocated bytes before 50 calls on fresh tensors, and as soon as they can all be free: their works are waited for
     and dropped, or only dropped (NCCL's watchdog forgets them when they are done)."""
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
+    before = settled_use()
     for _ in range(50):
         work = dist.all_reduce(torch.ones(ELEMENTS, device="cuda"), async_op=True)
         if waited:
