@@ -66,22 +66,25 @@ class RecordingWithScopes(Recording):
 
 
 class WrappersAlone(Nothing):
-    """The integrations' wrappers and what is attached, while nothing is recorded."""
+    """The integrations' wrappers and what is attached, while nothing is recorded: in a recording that is paused, for
+    without one Wan's outermost scope would begin it."""
 
     name = "wrappers"
 
     def __enter__(self):
-        from wanhook import attach
+        import wanhook
 
         from .scopes import wan_scopes
 
-        attach.attach()
-        self._scopes = wan_scopes()
-        self._scopes.__enter__()
+        self._stack = ExitStack()
+        wanhook.start(str(self.folder))
+        self._stack.callback(wanhook.stop)
+        wanhook.pause()
+        self._stack.enter_context(wan_scopes())
         return self
 
     def __exit__(self, *exception):
-        return self._scopes.__exit__(*exception)
+        return self._stack.__exit__(*exception)
 
 
 class RecordingStages(RecordingWithScopes):

@@ -41,6 +41,16 @@ void keep_going() {
 
 }  // namespace
 
+uint64_t device_bytes() {
+  static const auto bytes = static_cast<uint64_t>(setting("MADE_GPU_GIB", 64)) << 30;
+  return bytes;
+}
+
+uint64_t reserved_bytes() {
+  static const auto bytes = static_cast<uint64_t>(setting("MADE_GPU_GIB", 24 << 10)) << 30;
+  return bytes;
+}
+
 int64_t now() {
   timespec time;
   clock_gettime(CLOCK_MONOTONIC, &time);
@@ -79,14 +89,14 @@ Machine::Machine() {
     devices = named < devices ? named : devices;
   }
   for (int number = 0; number < devices; ++number) {
-    void* range = mmap(nullptr, kDeviceBytes + kReservedBytes, PROT_READ | PROT_WRITE,
+    void* range = mmap(nullptr, device_bytes() + reserved_bytes(), PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (range == MAP_FAILED) std::abort();
     device[number].begin = reinterpret_cast<uint64_t>(range);
     // As the real one does: addresses are multiples of 2 MiB.
     const uint64_t begin = (device[number].begin + (2 << 20) - 1) >> 21 << 21;
-    device[number].memory.give(begin, kDeviceBytes - (4 << 20));
-    device[number].reservations.give(begin + kDeviceBytes, kReservedBytes - (4 << 20));
+    device[number].memory.give(begin, device_bytes() - (4 << 20));
+    device[number].reservations.give(begin + device_bytes(), reserved_bytes() - (4 << 20));
   }
   // Not in a child that forks before it asks for a GPU, nor in one that forks after: CUDA does not survive that either.
   std::thread(keep_going).detach();
@@ -150,7 +160,7 @@ bool Machine::advance() {
 
 bool Machine::take(int number, uint64_t bytes) {
   Device& used = use(number);
-  if (bytes > kDeviceBytes - (8 << 20) - used.used) return false;
+  if (bytes > device_bytes() - (8 << 20) - used.used) return false;
   used.used += bytes;
   return true;
 }
@@ -158,7 +168,8 @@ bool Machine::take(int number, uint64_t bytes) {
 int Machine::device_of(const void* address) const {
   const auto where = reinterpret_cast<uint64_t>(address);
   for (int number = 0; number < devices; ++number) {
-    if (where >= device[number].begin && where < device[number].begin + kDeviceBytes + kReservedBytes) return number;
+    if (where >= device[number].begin && where < device[number].begin + device_bytes() + reserved_bytes())
+      return number;
   }
   return -1;
 }

@@ -24,8 +24,10 @@
 namespace made_gpu {
 
 inline constexpr int kMostDevices = 8;
-inline constexpr uint64_t kDeviceBytes = uint64_t{64} << 30;
-inline constexpr uint64_t kReservedBytes = uint64_t{24} << 40;  // addresses for expandable segments, which take many
+// Of one device: its memory, 64 GiB, and addresses for expandable segments, which take many. MADE_GPU_GIB: so much of
+// both, for programs that watch this one and have few addresses themselves.
+uint64_t device_bytes();
+uint64_t reserved_bytes();
 inline constexpr uint64_t kMovedBytes = uint64_t{256} << 10;  // of a copy; the host's memory is not a GPU's
 
 int64_t now();
@@ -66,7 +68,7 @@ struct Stream {
 
 struct Device {
   bool context = false;
-  uint64_t begin = 0;  // of its addresses; kDeviceBytes of them, then kReservedBytes
+  uint64_t begin = 0;  // of its addresses; device_bytes() of them, then reserved_bytes()
   uint64_t used = 0;
   Addresses memory;
   Addresses reservations;

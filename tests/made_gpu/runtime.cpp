@@ -91,7 +91,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int number) {
   std::memset(properties, 0, sizeof *properties);
   std::strcpy(properties->name, "Made-up GPU");
   std::memset(properties->uuid.bytes, number + 1, sizeof properties->uuid.bytes);
-  properties->totalGlobalMem = kDeviceBytes;
+  properties->totalGlobalMem = device_bytes();
   properties->major = 9;
   properties->multiProcessorCount = 132;
   properties->warpSize = 32;
@@ -188,8 +188,8 @@ const char* cudaGetErrorString(cudaError_t error) {
 
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   const Locked locked;
-  *total = kDeviceBytes;
-  *free = kDeviceBytes - locked.machine.use(current_device).used;
+  *total = device_bytes();
+  *free = device_bytes() - locked.machine.use(current_device).used;
   return cudaSuccess;
 }
 cudaError_t cudaMalloc(void** address, size_t bytes) {
