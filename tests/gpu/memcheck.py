@@ -1,4 +1,4 @@
-"""`make memcheck`: GPU tests under NVIDIA's compute-sanitizer (memcheck). ARGS go to pytest.
+"""`make memcheck`: GPU tests under NVIDIA's compute-sanitizer (memcheck). ARGS go to pytest, but for `--jobs N`.
 
 First a planted overrun has to be found: on some machines the tool starts and checks nothing ("Device not supported").
 Exit status: 0 clean, 1 something is wrong, 2 nothing could be checked.
@@ -6,6 +6,9 @@ Exit status: 0 clean, 1 something is wrong, 2 nothing could be checked.
 What counts: every bad memory access, and every CUDA call of our own that failed. A failed call belongs to the library
 that made it; those of torch and NVIDIA's libraries are counted and shown, no more. torch's caching allocator hides
 accesses that stay inside one of its segments.
+
+Most of the time goes by before a test's processes have loaded torch's kernels under the tool, so the tests are dealt
+out to several tools that run at a time, on the same GPUs.
 
 Left out are tests whose tolerances are times (everything is 10 to 50 times slower), those over NCCL (its kernels wait
 for each other, which the tool may serialise), those with CUPTI (two tools on one device), expandable segments (false
@@ -23,6 +26,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,23 +166,74 @@ def finds_planted(tool: str, folder: Path) -> bool:
     return False
 
 
+def tests_chosen(arguments: Sequence[str]) -> list[str]:
+    """Ids of the tests that pytest would run."""
+    path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", *pytest_arguments(arguments)],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return [line for line in done.stdout.splitlines() if "::" in line]
+
+
+def pytest_arguments(arguments: Sequence[str], tests: Sequence[str] = ()) -> list[str]:
+    files = [str(ROOT / "tests" / "gpu" / name) for name in TESTS]
+    return ["-p", "no:cacheprovider", *(tests or files), "-k", CHOSEN, *arguments]
+
+
+def dealt(tests: Sequence[str], jobs: int) -> list[list[str]]:
+    """The tests of each tool, none without any; neighbours, which are of one sort, to different ones."""
+    return [list(tests[first::jobs]) for first in range(min(jobs, len(tests)))]
+
+
+def worst(codes: Sequence[int]) -> int:
+    """WRONG before UNCHECKED before CLEAN: what was found wrong stays so, whatever else was not checked."""
+    return next((code for code in (WRONG, UNCHECKED) if code in codes), CLEAN)
+
+
+def take_jobs(arguments: Sequence[str]) -> tuple[int, list[str]]:
+    """``--jobs N``, by default one for four cores, and the arguments without it. ValueError for what is no number."""
+    left = list(arguments)
+    if "--jobs" not in left:
+        return max(1, min(8, (os.cpu_count() or 1) // 4)), left
+    place = left.index("--jobs")
+    jobs = int("".join(left[place + 1 : place + 2]))
+    if jobs < 1:
+        raise ValueError(f"{jobs} is less than one")
+    return jobs, left[:place] + left[place + 2 :]
+
+
 def main(arguments: Sequence[str]) -> int:
     tool = sanitizer()
     if tool is None:
         print("NOTHING WAS CHECKED: no compute-sanitizer; it comes with the CUDA toolkit, or with the package")
         print("nvidia-cuda-sanitizer-api of torch's CUDA version. COMPUTE_SANITIZER=/path/to/it names another one.")
         return UNCHECKED
+    try:
+        jobs, arguments = take_jobs(arguments)
+    except ValueError as error:
+        print(f"NOTHING WAS CHECKED: --jobs takes a number of tests to run at a time: {error}")
+        return UNCHECKED
     folder = Path(tempfile.mkdtemp(prefix="wanhook-memcheck-"))
     print(f"{tool}; all output goes to {folder}", flush=True)
     if not finds_planted(tool, folder):
         return UNCHECKED
-    print("the planted overrun was found; now the tests", flush=True)
-    tests = [str(ROOT / "tests" / "gpu" / name) for name in TESTS]
-    chosen = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, "-k", CHOSEN, *arguments]
-    log, printed, status = run(tool, folder, "tests", chosen, most_printed=0)
-    print("\n".join(printed.splitlines()[-40:]))
-    code, lines = verdict(log, status)
-    print("\n".join(lines))
+    parts = dealt(tests_chosen(arguments), jobs)
+    if not parts:
+        print("NOTHING WAS CHECKED: no test is chosen")
+        return UNCHECKED
+    print(f"the planted overrun was found; now {sum(map(len, parts))} tests, {len(parts)} at a time", flush=True)
+
+    def check(number: int) -> int:
+        chosen = ["-m", "pytest", "-q", *pytest_arguments(arguments, parts[number])]
+        log, printed, status = run(tool, folder, f"tests-{number}", chosen, most_printed=0)
+        code, lines = verdict(log, status)
+        print("\n".join([*printed.splitlines()[-40:], *parts[number], *lines, ""]), flush=True)
+        return code
+
+    with ThreadPoolExecutor(len(parts)) as pool:
+        code = worst(list(pool.map(check, range(len(parts)))))
+    print({CLEAN: "all clean", WRONG: "something is WRONG", UNCHECKED: "NOT ALL WAS CHECKED"}[code])
     return code
 
 

@@ -1,6 +1,8 @@
 """What `make memcheck` makes of what compute-sanitizer printed: what counts, whose it is, what was overlooked."""
 
-from gpu.memcheck import CLEAN, UNCHECKED, WRONG, findings, verdict
+import pytest
+
+from gpu.memcheck import CLEAN, UNCHECKED, WRONG, dealt, findings, take_jobs, verdict, worst
 
 BANNER = "========= COMPUTE-SANITIZER\n"
 DRIVER_FRAME = "=========         Host Frame:  [0x37ac12] in /usr/lib/libcuda.so.1\n"
@@ -76,3 +78,25 @@ def test_failed_tests_are_not_clean():
 def test_a_tool_that_did_not_work_checked_nothing():
     assert verdict("========= Device not supported\n" + output(counted=0), 0)[0] == UNCHECKED
     assert verdict("", 0)[0] == UNCHECKED
+
+
+def test_tests_are_dealt_out_and_none_is_lost():
+    assert dealt(list("abcdefg"), 3) == [["a", "d", "g"], ["b", "e"], ["c", "f"]]
+    assert dealt(list("ab"), 8) == [["a"], ["b"]]
+    assert dealt([], 8) == []
+
+
+def test_the_worst_verdict_is_that_of_all():
+    assert worst([CLEAN, CLEAN]) == CLEAN
+    assert worst([CLEAN, UNCHECKED]) == UNCHECKED
+    assert worst([UNCHECKED, WRONG, CLEAN]) == WRONG
+
+
+def test_jobs_are_not_pytests():
+    assert take_jobs(["-k", "capture", "--jobs", "3", "-x"]) == (3, ["-k", "capture", "-x"])
+    jobs, left = take_jobs(["-x"])
+    assert jobs >= 1
+    assert left == ["-x"]
+    for wrong in (["--jobs"], ["--jobs", "many"], ["--jobs", "0"]):
+        with pytest.raises(ValueError, match=r"invalid literal|less than one"):
+            take_jobs(wrong)
