@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -90,11 +91,17 @@ def serve_all(chosen: argparse.Namespace) -> None:
 # The side that starts and asks them -----------------------------------------------------------------------------------
 
 
-def start_rank(rank: int, folder: Path, arguments: list[str]) -> subprocess.Popen:
+def free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return bound.getsockname()[1]
+
+
+def start_rank(rank: int, folder: Path, port: int, arguments: list[str]) -> subprocess.Popen:
     """Rank 0 under callgrind, its standard input and output ours."""
     environment = {
         **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29671", "OMP_NUM_THREADS": "1", "MADE_GPU_GIB": str(ADDRESSES),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "MADE_GPU_GIB": str(ADDRESSES),
     }  # fmt: skip
     command = [sys.executable, "-m", "benchmarks.wan22.instructions", "--inside", *arguments]
     if rank:
@@ -188,8 +195,8 @@ def main() -> int:
         raise SystemExit(f"instructions: needs {' and '.join(missing)} (Debian's package valgrind)")
     with tempfile.TemporaryDirectory(prefix="wanhook-instructions-") as name:
         folder = Path(name)
-        arguments = [*sys.argv[1:], "--runs", str(folder / "runs")]
-        ranks = [start_rank(rank, folder, arguments) for rank in (1, 0)]
+        arguments, port = [*sys.argv[1:], "--runs", str(folder / "runs")], free_port()
+        ranks = [start_rank(rank, folder, port, arguments) for rank in (1, 0)]
         try:
             answer(ranks[1])
             statuses = [rank.wait(60) for rank in ranks]
