@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict
 
@@ -68,7 +69,7 @@ def _differences(comparisons: list[Comparison]) -> list[str]:
 
 def _failed(comparisons: list[Comparison]) -> list[str]:
     rows = [
-        [found.program, short(test), found.bare.why.get(test, "")[:160].replace("|", "/")]
+        [found.program, short(test), _shown(found.bare.why.get(test, ""))]
         for found in comparisons
         for test in found.compared(FAILED)
     ]
@@ -84,6 +85,13 @@ def _rest(comparisons: list[Comparison], waiting: list[str]) -> list[str]:
     ]
     lines += [f"- {name}: not run" for name in waiting]
     return ["## What this run does not show", "\n".join(lines)] if lines else []
+
+
+def _shown(why: str) -> str:
+    """The end of what a test said, in a cell: without torch's advice on how to run it, and without the folders of a
+    machine, as results are kept."""
+    said = why.partition(" To execute this test")[0]
+    return re.sub(r"/?(?:[^\s/\"]+/)+(?=[^\s/]+/[^\s/]+)", "", said)[-160:].replace("|", "/")
 
 
 def _table(head: list[str], rows: list) -> str:

@@ -234,6 +234,15 @@ def test_the_report_counts_and_lists_differences():
     assert comparison.from_json(values) == found
 
 
+def test_a_reason_is_shown_without_advice_and_without_folders():
+    why = (
+        'File "/opt/env/lib/python3.12/site-packages/torch/testing/_comparison.py", line 1, in close '
+        "AssertionError: a | b To execute this test, run the following from the base repo dir: python x/test_y.py"
+    )
+    assert report._shown(why) == 'File "testing/_comparison.py", line 1, in close AssertionError: a / b'
+    assert report._shown("no path at all") == "no path at all"
+
+
 def test_results_are_on_disk_after_each_program_and_later_runs_add_to_them(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "describe", lambda: {"cores": 2})
     first, second = Program("p.py"), Program("q.py", (0, 1), "DDP")
