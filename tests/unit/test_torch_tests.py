@@ -236,7 +236,7 @@ def test_the_report_counts_and_lists_differences():
 
 def test_a_reason_is_shown_without_advice_and_without_folders():
     why = (
-        'File "/opt/env/lib/python3.12/site-packages/torch/testing/_comparison.py", line 1, in close '
+        'File "/usr/lib/python3/dist-packages/torch/testing/_comparison.py", line 1, in close '
         "AssertionError: a | b To execute this test, run the following from the base repo dir: python x/test_y.py"
     )
     assert report._shown(why) == 'File "testing/_comparison.py", line 1, in close AssertionError: a / b'
