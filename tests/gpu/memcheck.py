@@ -7,8 +7,8 @@ What counts: every bad memory access, and every CUDA call of our own that failed
 that made it; those of torch and NVIDIA's libraries are counted and shown, no more. torch's caching allocator hides
 accesses that stay inside one of its segments.
 
-Most of the time goes by before a test's processes have loaded torch's kernels under the tool, so the tests are dealt
-out to several tools that run at a time, on the same GPUs.
+Six tests can take more than two minutes, so the tests are dealt out to several tools that run at a time, on the same
+GPUs.
 
 Left out are tests whose tolerances are times (everything is 10 to 50 times slower), those over NCCL (its kernels wait
 for each other, which the tool may serialise), those with CUPTI (two tools on one device), expandable segments (false
