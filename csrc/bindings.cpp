@@ -20,6 +20,7 @@
 #include "hooks/collective_hook.h"
 #include "hooks/memory_hook.h"
 #include "hooks/process_groups.h"
+#include "python/native_calls.h"
 #include "python/role_type.h"
 #include "python/scope_types.h"
 #include "python/wait_functions.h"
@@ -168,7 +169,8 @@ py::object launch_coalesced(const py::function& end, const py::args& arguments, 
 
 PYBIND11_MODULE(_C, module) {
   using namespace wanhook;
-  if (!add_scope_types(module.ptr()) || !add_role_type(module.ptr()) || !add_wait_functions(module.ptr())) {
+  if (!add_scope_types(module.ptr()) || !add_role_type(module.ptr()) || !add_wait_functions(module.ptr()) ||
+      !add_native_calls(module.ptr())) {
     throw py::error_already_set();
   }
   const py::call_guard<WithoutGil> without_gil;

@@ -41,6 +41,10 @@ def begin_outermost(trace: Trace) -> int:
 def end_outermost(number: int) -> None: ...
 def mark(name: str, **args: Any) -> None: ...
 def role(name: str, unit: str = "", /) -> Role: ...
+def call_natively(function: Callable, kind: str) -> Callable:
+    """Makes eager calls of this Python function run in the extension; the same function. Raises ValueError where the
+    names of its free variables are not those of the kind (native_calls.cpp)."""
+
 def begin_wait(name: str) -> bool:
     """Opens a scope of type wait on this thread's current stream; False when one is open or nothing is recorded."""
 

@@ -29,12 +29,18 @@ def decorate(scope, function):
         generator = _decorate_generator(scope, function)
         return types.coroutine(generator) if _can_be_awaited(function) else generator
 
-    @functools.wraps(function)
+    return in_scope(scope, function)
+
+
+def in_scope(scope, original):
+    """``original``, which is no generator or coroutine function, inside ``scope`` (what wanhook.trace() returned)."""
+
+    @functools.wraps(original)
     def call(*args, **kwargs):
         with _C.again(scope):
-            return function(*args, **kwargs)
+            return original(*args, **kwargs)
 
-    return call
+    return _C.call_natively(call, "scope")
 
 
 def _can_be_awaited(function) -> bool:

@@ -187,11 +187,9 @@ void tell_left(long number, uint32_t id) {
   Py_XDECREF(result);
 }
 
-[[gnu::hot]] PyObject* trace_enter(PyObject* self, PyObject*) {
-  auto* trace = reinterpret_cast<Trace*>(self);
-  OpenScope* outer = innermost_open();
-  const long started = start_recording_if_outermost(trace);
-  if (started < 0) return nullptr;
+// Begins a scope of `trace` inside of `outer`; `started` names the recording that was started for it, 0 for none. A new
+// reference; null with an error set.
+[[gnu::hot]] OpenScope* enter(const Trace* trace, OpenScope* outer, long started) {
   auto* scope = PyObject_New(OpenScope, &open_scope_type);
   if (scope == nullptr) return nullptr;
   scope->name = Py_NewRef(trace->name);
@@ -209,14 +207,25 @@ void tell_left(long number, uint32_t id) {
   scope->scope = begin_scope(request);
   scope->outer = outer;
   Py_XINCREF(reinterpret_cast<PyObject*>(outer));
-  scope->outer_use = trace->innermost_use;
+  scope->outer_use = nullptr;
   scope->closed = false;
   scope->owned_recording = started;
-  trace->innermost_use = scope;  // takes this reference
-  Py_INCREF(reinterpret_cast<PyObject*>(scope));
   // An unrecorded scope stays out of the context: nothing would be told about it.
   if (scope->scope.recording != nullptr || scope->owned_recording != 0) set_innermost(scope);
   if (scope->scope.used >= watermark()) tell_watermark_reached(scope->scope.used, path_of(scope));
+  return scope;
+}
+
+[[gnu::hot]] PyObject* trace_enter(PyObject* self, PyObject*) {
+  auto* trace = reinterpret_cast<Trace*>(self);
+  OpenScope* outer = innermost_open();
+  const long started = start_recording_if_outermost(trace);
+  if (started < 0) return nullptr;
+  OpenScope* scope = enter(trace, outer, started);
+  if (scope == nullptr) return nullptr;
+  scope->outer_use = trace->innermost_use;
+  trace->innermost_use = scope;  // takes this reference
+  Py_INCREF(reinterpret_cast<PyObject*>(scope));
   return reinterpret_cast<PyObject*>(scope);
 }
 
@@ -267,6 +276,17 @@ bool is_failure(PyObject* exception) {
   return true;
 }
 
+// Ends the scope that enter() began, and takes its reference. The number of the recording that it owns.
+[[gnu::hot]] long finish(OpenScope* scope, PyObject* exception) {
+  const bool closed_before = scope->closed;
+  leave(scope, is_failure(exception) ? kScopeException : 0);
+  if (!closed_before && scope->scope.used >= watermark()) tell_watermark_reached(scope->scope.used, path_of(scope));
+  if (scope->watched != 0) tell_left(scope->watched, scope->scope.id);
+  const long owned_recording = scope->owned_recording;
+  Py_DECREF(reinterpret_cast<PyObject*>(scope));
+  return owned_recording;
+}
+
 [[gnu::hot]] PyObject* trace_exit(PyObject* self, PyObject* const* args, Py_ssize_t count) {
   auto* trace = reinterpret_cast<Trace*>(self);
   OpenScope* scope = trace->innermost_use;
@@ -276,13 +296,7 @@ bool is_failure(PyObject* exception) {
   }
   trace->innermost_use = scope->outer_use;
   scope->outer_use = nullptr;
-  const bool closed_before = scope->closed;
-  leave(scope, count > 0 && is_failure(args[0]) ? kScopeException : 0);
-  if (!closed_before && scope->scope.used >= watermark()) tell_watermark_reached(scope->scope.used, path_of(scope));
-  if (scope->watched != 0) tell_left(scope->watched, scope->scope.id);
-  const long owned_recording = scope->owned_recording;
-  Py_DECREF(reinterpret_cast<PyObject*>(scope));
-  if (!call_end_recording(owned_recording)) return nullptr;
+  if (!call_end_recording(finish(scope, count > 0 ? args[0] : Py_None))) return nullptr;
   Py_RETURN_FALSE;
 }
 
@@ -517,6 +531,19 @@ bool add_type(PyObject* module, const char* name, PyTypeObject* type) {
 }
 
 }  // namespace
+
+bool is_trace(PyObject* object) { return Py_IS_TYPE(object, &trace_type); }
+
+bool records_now(PyObject* trace) {
+  const Recording* recording = Recorder::active();
+  return recording != nullptr && (reinterpret_cast<Trace*>(trace)->level <= recording->level() || watched_name != 0);
+}
+
+PyObject* enter_scope(PyObject* trace) {
+  return reinterpret_cast<PyObject*>(enter(reinterpret_cast<Trace*>(trace), innermost_open(), 0));
+}
+
+void leave_scope(PyObject* scope, PyObject* exception) { finish(reinterpret_cast<OpenScope*>(scope), exception); }
 
 bool add_scope_types(PyObject* module) {
   current_scope = PyContextVar_New("wanhook.current_scope", nullptr);

@@ -8,10 +8,18 @@
 
 #include <Python.h>
 
+#include <cstdint>
+
 namespace wanhook {
 
 bool add_wait_functions(PyObject* module);
 // Whether the calling thread has one open.
 bool wait_is_open() noexcept;
+// Whether begin_wait() would open one now.
+bool wait_would_open() noexcept;
+// False when none was opened, because one is open or none is recorded.
+bool begin_wait(uint32_t name) noexcept;
+// Closes this thread's, if it has one.
+void end_wait() noexcept;
 
 }  // namespace wanhook

@@ -111,18 +111,19 @@ def _exchange(point: _Point, old: Callable, new: Callable) -> None:
 def _waiting(may_wait: Callable[[tuple], bool]) -> Callable[[Callable], Callable]:
     """A wait scope from the function's entry on, where ``may_wait(its arguments)``; it ends at a function wrapped with
     _ending, at the latest when this one returns."""
+    name = WAIT
 
     def wrap(original):
         @functools.wraps(original)
         def waiting(*args, **kwargs):
-            if torch.compiler.is_compiling() or not may_wait(args) or not _C.begin_wait(WAIT):
+            if torch.compiler.is_compiling() or not may_wait(args) or not _C.begin_wait(name):
                 return original(*args, **kwargs)
             try:
                 return original(*args, **kwargs)
             finally:
                 _C.end_wait()
 
-        return waiting
+        return _C.call_natively(waiting, "wait")
 
     return wrap
 
@@ -136,21 +137,22 @@ def _ending(original):
             _C.end_wait()
         return original(*args, **kwargs)
 
-    return ending
+    return _C.call_natively(ending, "behind wait")
 
 
 def _tagged(unit_of: Callable[[tuple], str]) -> Callable[[Callable], Callable]:
     """The role, and the unit that ``unit_of(its arguments)`` names, on the collectives that the function issues."""
+    role = ROLE
 
     def wrap(original):
         @functools.wraps(original)
         def tagged(*args, **kwargs):
             if torch.compiler.is_compiling():
                 return original(*args, **kwargs)
-            with _C.role(ROLE, unit_of(args)):
+            with _C.role(role, unit_of(args)):
                 return original(*args, **kwargs)
 
-        return tagged
+        return _C.call_natively(tagged, "unit")
 
     return wrap
 

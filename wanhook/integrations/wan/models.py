@@ -7,6 +7,7 @@ import weakref
 import torch
 
 from wanhook._native import load as load_native
+from wanhook.decorators import in_scope
 from wanhook.integrations.wan.progress import progress
 from wanhook.recording import trace
 
@@ -49,17 +50,16 @@ def dit_forward(original, level: str):
 def block(name: str):
     """``__call__`` of a block, with its index in the model."""
     scopes = _Scopes(lambda index: trace(name, level="block", **({} if index is None else {"index": index})))
-    again, is_compiling = _C.again, torch.compiler.is_compiling
 
     def wrap(original):
         @functools.wraps(original)
         def call(self, *args, **kwargs):
-            if is_compiling():
+            if torch.compiler.is_compiling():
                 return original(self, *args, **kwargs)
-            with again(scopes[self.__dict__.get(_INDEX)]):
+            with _C.again(scopes[self.__dict__.get(_INDEX)]):
                 return original(self, *args, **kwargs)
 
-        return call
+        return _C.call_natively(call, "block")
 
     return wrap
 
@@ -106,14 +106,11 @@ def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
-_ffn_scope = trace("ffn", level="op")
+def _class_forward(self, *args, **kwargs):
+    return type(self).forward(self, *args, **kwargs)
 
 
-def _ffn_forward(self, *args, **kwargs):
-    with _C.again(_ffn_scope):
-        return type(self).forward(self, *args, **kwargs)
-
-
+_ffn_forward = in_scope(trace("ffn", level="op"), _class_forward)
 # A copied or unpickled module looks its method up by this name, and finds its class's own.
 _ffn_forward.__name__ = "forward"
 

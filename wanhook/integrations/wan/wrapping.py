@@ -4,10 +4,11 @@ import functools
 import sys
 
 from wanhook._native import load as load_native
+from wanhook.decorators import in_scope
 from wanhook.integrations.patches import Patches
 from wanhook.integrations.wan import loops, models, stages
 from wanhook.integrations.wan.points import Point
-from wanhook.recording import role, trace
+from wanhook.recording import trace
 
 _C = load_native()
 _patches = Patches()
@@ -59,34 +60,26 @@ def _wrapper(point: Point, level: str):
 
 
 def _scoped(name: str, level: str):
-    scope, again = trace(name, level=level), _C.again
-
-    def wrap(original):
-        @functools.wraps(original)
-        def call(*args, **kwargs):
-            with again(scope):
-                return original(*args, **kwargs)
-
-        return call
-
-    return wrap
+    return functools.partial(in_scope, trace(name, level=level))
 
 
 def _all_to_all(original):
     """Heads are scattered (dimension 2) on the way in, for q, k and v, and the sequence (1) on the way out."""
+    roles = (2, "qkv", "out")
 
     @functools.wraps(original)
     def call(x, *args, **kwargs):
-        scattered = args[0] if args else kwargs.get("scatter_dim", kwargs.get("scatter_idx", 2))
-        with role("qkv" if scattered == 2 else "out"):
+        by_default, way_in, way_out = roles
+        scattered = args[0] if args else kwargs.get("scatter_dim", kwargs.get("scatter_idx", by_default))
+        with _C.role(way_in if scattered == by_default else way_out):
             return original(x, *args, **kwargs)
 
-    return call
+    return _C.call_natively(call, "role")
 
 
 def _sp_gather(original, level: str):
     def tagged(*args, **kwargs):
-        with role("sp_gather"):
+        with _C.role("sp_gather"):
             return original(*args, **kwargs)
 
     scoped = _scoped("sp_gather", "op")(tagged) if level == "op" else tagged

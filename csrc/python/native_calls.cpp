@@ -1,0 +1,276 @@
+#include "python/native_calls.h"
+
+#include <cstring>
+#include <initializer_list>
+
+#include "core/recorder.h"
+#include "core/thread_state.h"
+#include "python/names.h"
+#include "python/scope_types.h"
+#include "python/wait_functions.h"
+
+namespace wanhook {
+namespace {
+
+// Whether something evaluates this interpreter's frames in Python's place: dynamo does while it looks for what to
+// compile.
+[[gnu::hot]] bool frames_are_watched() noexcept {
+  return _PyInterpreterState_GetEvalFrameFunc(PyInterpreterState_Get()) != _PyEval_EvalFrameDefault;
+}
+
+// A call as vectorcall has it: positional arguments, then those by keyword, whose names are a tuple or null.
+struct Call {
+  PyObject* const* arguments;
+  size_t count_and_flag;
+  PyObject* keywords;
+
+  Py_ssize_t positional() const noexcept { return PyVectorcall_NARGS(count_and_flag); }
+  PyObject* of(PyObject* function) const { return PyObject_Vectorcall(function, arguments, count_and_flag, keywords); }
+  // By the function's own code.
+  PyObject* in_python(PyObject* function) const {
+    return _PyFunction_Vectorcall(function, arguments, count_and_flag, keywords);
+  }
+  // A new reference; null with an error set.
+  PyObject* positional_tuple() const {
+    PyObject* tuple = PyTuple_New(positional());
+    for (Py_ssize_t at = 0; tuple != nullptr && at < positional(); ++at) {
+      PyTuple_SET_ITEM(tuple, at, Py_NewRef(arguments[at]));
+    }
+    return tuple;
+  }
+};
+
+// What the program raised, if anything, out of the way of calls that need no error to be set.
+class RaisedException {
+ public:
+#if PY_VERSION_HEX >= 0x030c0000
+  RaisedException() : value_(PyErr_GetRaisedException()) {}
+  ~RaisedException() { PyErr_SetRaisedException(value_); }
+  PyObject* type() const { return value_ == nullptr ? Py_None : reinterpret_cast<PyObject*>(Py_TYPE(value_)); }
+#else
+  RaisedException() { PyErr_Fetch(&type_, &value_, &traceback_); }
+  ~RaisedException() { PyErr_Restore(type_, value_, traceback_); }
+  PyObject* type() const { return type_ == nullptr ? Py_None : type_; }
+#endif
+  RaisedException(const RaisedException&) = delete;
+  RaisedException& operator=(const RaisedException&) = delete;
+
+ private:
+#if PY_VERSION_HEX < 0x030c0000
+  PyObject* type_ = nullptr;
+  PyObject* traceback_ = nullptr;
+#endif
+  PyObject* value_ = nullptr;
+};
+
+// The closure's cell of that number, borrowed; null for an empty one.
+PyObject* free_variable(PyObject* function, Py_ssize_t number) noexcept {
+  return PyCell_GET(PyTuple_GET_ITEM(reinterpret_cast<PyFunctionObject*>(function)->func_closure, number));
+}
+
+PyObject* torch_compiler = nullptr;  // the variables of that module, which torch keeps
+
+void find_torch_compiler() {
+  PyObject* modules = torch_compiler == nullptr ? PyImport_GetModuleDict() : nullptr;
+  PyObject* module = modules == nullptr ? nullptr : PyDict_GetItemString(modules, "torch.compiler");
+  if (module != nullptr && PyModule_Check(module)) torch_compiler = PyModule_GetDict(module);
+}
+
+// Also what torch.compiler.is_compiling() says, for code that asks for it: true as well where this version of torch has
+// no such flag.
+[[gnu::hot]] bool torch_traces() {
+  static PyObject* const flag = PyUnicode_InternFromString("_is_compiling_flag");
+  if (frames_are_watched() || flag == nullptr || torch_compiler == nullptr) return true;
+  return PyDict_GetItemWithError(torch_compiler, flag) != Py_False;  // a str is looked up without an error
+}
+
+[[gnu::hot]] PyObject* call_in_scope(PyObject* trace, PyObject* original, const Call& call) {
+  if (!records_now(trace)) return call.of(original);
+  PyObject* scope = enter_scope(trace);
+  if (scope == nullptr) return nullptr;
+  PyObject* result = call.of(original);
+  if (result != nullptr) {
+    leave_scope(scope, Py_None);
+  } else {
+    const RaisedException raised;
+    leave_scope(scope, raised.type());
+  }
+  return result;
+}
+
+[[gnu::hot]] PyObject* in_scope(PyObject* self, PyObject* const* arguments, size_t count, PyObject* keywords) {
+  const Call call{arguments, count, keywords};
+  PyObject* trace = free_variable(self, 1);
+  const bool ours = Recorder::current() != nullptr && !frames_are_watched() && trace != nullptr && is_trace(trace);
+  if (!ours) return call.in_python(self);
+  return call_in_scope(trace, free_variable(self, 0), call);
+}
+
+// scopes[self.__dict__.get("_wanhook_index")], where it is there already. Borrowed; null without an error if not.
+PyObject* scope_of_block(PyObject* scopes, PyObject* block) {
+  static PyObject* const name = PyUnicode_InternFromString("_wanhook_index");
+  PyObject* variables = name == nullptr ? nullptr : PyObject_GenericGetDict(block, nullptr);
+  PyObject* index = variables == nullptr ? nullptr : PyDict_GetItemWithError(variables, name);
+  PyObject* found = nullptr;
+  if (variables != nullptr) found = PyDict_GetItemWithError(scopes, index == nullptr ? Py_None : index);
+  Py_XDECREF(variables);
+  PyErr_Clear();
+  return found != nullptr && is_trace(found) ? found : nullptr;
+}
+
+[[gnu::hot]] PyObject* in_block(PyObject* self, PyObject* const* arguments, size_t count, PyObject* keywords) {
+  const Call call{arguments, count, keywords};
+  PyObject* scopes = free_variable(self, 1);
+  const bool ours = Recorder::current() != nullptr && !torch_traces() && call.positional() > 0 && scopes != nullptr &&
+                    PyDict_Check(scopes);
+  PyObject* trace = ours ? scope_of_block(scopes, arguments[0]) : nullptr;
+  return trace == nullptr ? call.in_python(self) : call_in_scope(trace, free_variable(self, 0), call);
+}
+
+// The tags of this thread's collectives, for as long as it lives.
+class Tagged {
+ public:
+  Tagged(uint32_t role, uint32_t unit) noexcept : outer_role_(thread_state.role), outer_unit_(thread_state.unit) {
+    thread_state.role = static_cast<uint16_t>(role);
+    thread_state.unit = static_cast<uint16_t>(unit);
+  }
+  ~Tagged() {
+    thread_state.role = outer_role_;
+    thread_state.unit = outer_unit_;
+  }
+  Tagged(const Tagged&) = delete;
+  Tagged& operator=(const Tagged&) = delete;
+
+ private:
+  const uint16_t outer_role_;
+  const uint16_t outer_unit_;
+};
+
+// roles: (what is scattered there by default, its role, the role of everything else). The dimension is the second
+// argument, or goes by one of two names.
+[[gnu::hot]] PyObject* in_role(PyObject* self, PyObject* const* arguments, size_t count, PyObject* keywords) {
+  const Call call{arguments, count, keywords};
+  PyObject* original = free_variable(self, 0);
+  PyObject* roles = free_variable(self, 1);
+  const bool ours = !frames_are_watched() && roles != nullptr && PyTuple_Check(roles) && PyTuple_GET_SIZE(roles) == 3;
+  if (!ours) return call.in_python(self);
+  if (Recorder::active() == nullptr) return call.of(original);
+  PyObject* scattered = call.positional() > 1 ? arguments[1] : nullptr;
+  const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
+  for (Py_ssize_t at = 0; scattered == nullptr && at < named; ++at) {
+    PyObject* name = PyTuple_GET_ITEM(keywords, at);
+    const bool dimension = PyUnicode_CompareWithASCIIString(name, "scatter_dim") == 0 ||
+                           PyUnicode_CompareWithASCIIString(name, "scatter_idx") == 0;
+    if (dimension) scattered = arguments[call.positional() + at];
+  }
+  const int same = scattered == nullptr ? 1 : PyObject_RichCompareBool(scattered, PyTuple_GET_ITEM(roles, 0), Py_EQ);
+  if (same < 0) return nullptr;
+  const Tagged tagged(name_id(PyTuple_GET_ITEM(roles, same != 0 ? 1 : 2)), 0);
+  return call.of(original);
+}
+
+[[gnu::hot]] PyObject* with_unit(PyObject* self, PyObject* const* arguments, size_t count, PyObject* keywords) {
+  const Call call{arguments, count, keywords};
+  if (torch_traces()) return call.in_python(self);
+  PyObject* original = free_variable(self, 0);
+  if (Recorder::active() == nullptr) return call.of(original);
+  PyObject* positional = call.positional_tuple();
+  PyObject* unit = positional == nullptr ? nullptr : PyObject_CallOneArg(free_variable(self, 2), positional);
+  Py_XDECREF(positional);
+  if (unit == nullptr) return nullptr;
+  const bool named = PyUnicode_Check(unit) && PyUnicode_GET_LENGTH(unit) > 0;
+  const Tagged tagged(name_id(free_variable(self, 1)), named ? name_id(unit) : 0);
+  Py_DECREF(unit);
+  return call.of(original);
+}
+
+[[gnu::hot]] PyObject* in_wait(PyObject* self, PyObject* const* arguments, size_t count, PyObject* keywords) {
+  const Call call{arguments, count, keywords};
+  if (torch_traces()) return call.in_python(self);
+  PyObject* original = free_variable(self, 2);
+  if (!wait_would_open()) return call.of(original);
+  PyObject* positional = call.positional_tuple();
+  PyObject* may_wait = positional == nullptr ? nullptr : PyObject_CallOneArg(free_variable(self, 0), positional);
+  Py_XDECREF(positional);
+  const int waits = may_wait == nullptr ? -1 : PyObject_IsTrue(may_wait);
+  Py_XDECREF(may_wait);
+  if (waits < 0) return nullptr;
+  if (waits == 0 || !begin_wait(name_id(free_variable(self, 1)))) return call.of(original);
+  PyObject* result = call.of(original);
+  end_wait();
+  return result;
+}
+
+[[gnu::hot]] PyObject* behind_wait(PyObject* self, PyObject* const* arguments, size_t count, PyObject* keywords) {
+  const Call call{arguments, count, keywords};
+  if (torch_traces()) return call.in_python(self);
+  end_wait();
+  return call.of(free_variable(self, 0));
+}
+
+// `variables`: what the function's code takes from around it, by name and so in this order.
+struct Kind {
+  const char* name;
+  vectorcallfunc call;
+  std::initializer_list<const char*> variables;
+};
+
+const Kind kinds[] = {
+    {"scope", in_scope, {"original", "scope"}},
+    {"block", in_block, {"original", "scopes"}},
+    {"role", in_role, {"original", "roles"}},
+    {"unit", with_unit, {"original", "role", "unit_of"}},
+    {"wait", in_wait, {"may_wait", "name", "original"}},
+    {"behind wait", behind_wait, {"original"}},
+};
+
+// False, with an error set or none, unless the function's free variables are these.
+bool takes_from_around(PyObject* function, const Kind& kind) {
+  PyObject* code = PyFunction_GET_CODE(function);
+  PyObject* names = PyObject_GetAttrString(code, "co_freevars");
+  PyObject* closure = PyFunction_GET_CLOSURE(function);
+  const auto wanted = static_cast<Py_ssize_t>(kind.variables.size());
+  bool same = names != nullptr && closure != nullptr && PyTuple_GET_SIZE(names) == wanted;
+  for (Py_ssize_t at = 0; same && at < wanted; ++at) {
+    PyObject* name = PyTuple_GET_ITEM(names, at);
+    same = PyUnicode_CompareWithASCIIString(name, kind.variables.begin()[at]) == 0 && free_variable(function, at);
+  }
+  Py_XDECREF(names);
+  return same;
+}
+
+PyObject* call_natively(PyObject*, PyObject* arguments) {
+  PyObject* function = nullptr;
+  const char* name = nullptr;
+  if (!PyArg_ParseTuple(arguments, "O!s", &PyFunction_Type, &function, &name)) return nullptr;
+  for (const Kind& kind : kinds) {
+    if (std::strcmp(kind.name, name) != 0) continue;
+    find_torch_compiler();
+    if (!takes_from_around(function, kind)) {
+      if (PyErr_Occurred() == nullptr)
+        PyErr_Format(PyExc_ValueError, "%R cannot be called natively as '%s': its free variables are others", function,
+                     name);
+      return nullptr;
+    }
+#if PY_VERSION_HEX >= 0x030c0000
+    PyFunction_SetVectorcall(reinterpret_cast<PyFunctionObject*>(function), kind.call);
+#else
+    reinterpret_cast<PyFunctionObject*>(function)->vectorcall = kind.call;
+#endif
+    return Py_NewRef(function);
+  }
+  PyErr_Format(PyExc_ValueError, "no kind of call is named '%s'", name);
+  return nullptr;
+}
+
+PyMethodDef module_functions[] = {
+    {"call_natively", call_natively, METH_VARARGS,
+     "call_natively(function, kind)\n\nMakes eager calls of this Python function run in the extension; the same "
+     "function. Its code must be the kind's, and so must the names of its free variables: see native_calls.cpp."},
+    {nullptr, nullptr, 0, nullptr}};
+
+}  // namespace
+
+bool add_native_calls(PyObject* module) { return PyModule_AddFunctions(module, module_functions) == 0; }
+
+}  // namespace wanhook
