@@ -99,6 +99,7 @@ uint32_t SpanTimer::begin(Recording* recording, StreamRef stream) noexcept {
     return 0;
   }
   timer->note_success();
+  timer->pool().fetch_next();
   return ((static_cast<uint32_t>(stream.device) << kIndexBits) | index) + 1;
 }
 
@@ -106,6 +107,7 @@ void SpanTimer::end(uint32_t number, SpanOwner owner_type, uint32_t owner) noexc
   if (number == 0) return;
   const Running running = find(number);
   EventPair& pair = running.timer->pool().pair(running.index);
+  fetch_event(pair.end);
   pair.owner_type = owner_type;
   pair.owner = owner;
   const CurrentDevice current(pair.device, /*known=*/false);
