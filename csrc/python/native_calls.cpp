@@ -18,6 +18,9 @@ namespace {
   return _PyInterpreterState_GetEvalFrameFunc(PyInterpreterState_Get()) != _PyEval_EvalFrameDefault;
 }
 
+// What Python gives each function of its own: runs its code. Not declared in all versions' headers.
+vectorcallfunc run_code = nullptr;
+
 // A call as vectorcall has it: positional arguments, then those by keyword, whose names are a tuple or null.
 struct Call {
   PyObject* const* arguments;
@@ -27,9 +30,7 @@ struct Call {
   Py_ssize_t positional() const noexcept { return PyVectorcall_NARGS(count_and_flag); }
   PyObject* of(PyObject* function) const { return PyObject_Vectorcall(function, arguments, count_and_flag, keywords); }
   // By the function's own code.
-  PyObject* in_python(PyObject* function) const {
-    return _PyFunction_Vectorcall(function, arguments, count_and_flag, keywords);
-  }
+  PyObject* in_python(PyObject* function) const { return run_code(function, arguments, count_and_flag, keywords); }
   // A new reference; null with an error set.
   PyObject* positional_tuple() const {
     PyObject* tuple = PyTuple_New(positional());
@@ -252,11 +253,15 @@ PyObject* call_natively(PyObject*, PyObject* arguments) {
                      name);
       return nullptr;
     }
+    auto* changed = reinterpret_cast<PyFunctionObject*>(function);
+    if (run_code == nullptr) run_code = changed->vectorcall;
+    if (changed->vectorcall == run_code) {  // else it is somebody's already
 #if PY_VERSION_HEX >= 0x030c0000
-    PyFunction_SetVectorcall(reinterpret_cast<PyFunctionObject*>(function), kind.call);
+      PyFunction_SetVectorcall(changed, kind.call);
 #else
-    reinterpret_cast<PyFunctionObject*>(function)->vectorcall = kind.call;
+      changed->vectorcall = kind.call;
 #endif
+    }
     return Py_NewRef(function);
   }
   PyErr_Format(PyExc_ValueError, "no kind of call is named '%s'", name);
