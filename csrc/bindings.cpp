@@ -45,7 +45,8 @@ class WithoutGil {
   PyThreadState* state_;
 };
 
-// In a build for profiling: the ticks of each call, in the order of HookPart, since the last call of it.
+// In a build for profiling: the ticks of each call, in the order of HookPart, since the last call of it; and what to
+// leave out from now on, as bits of LeftOut.
 void add_hook_times([[maybe_unused]] py::module_& module) {
 #if defined(WANHOOK_PROFILE_HOOKS)
   module.def("take_hook_times", [] {
@@ -57,6 +58,7 @@ void add_hook_times([[maybe_unused]] py::module_& module) {
     }
     return rows;
   });
+  module.def("leave_out", [](uint32_t parts) { left_out.store(parts, std::memory_order_relaxed); });
 #endif
 }
 

@@ -1,4 +1,4 @@
-"""What recording costs a denoising step of Wan2.2, from runs of steps with it and without it in the same requests.
+"""What recording costs a denoising step of Wan2.2, from steps with it and without it in the same requests.
 
     torchrun --nproc-per-node 2 -m benchmarks.wan22.steps --wan DIR --size tiny --seconds 180 --out steps.json
 
@@ -8,8 +8,12 @@ is left out, before each: bare, recorded, recorded, bare, or the opposite. Recor
 Bare: the recording is paused and every wrapper of the integrations is off its class, module or instance. Both hold
 what stays attached, with its gate closed, and the loop over the steps, which is one call a step.
 
-A step is the host's time from its begin to the next one's. A pair is two neighbouring runs, each as long as on its
-slowest rank. Meant for the launch-bound size: elsewhere the host runs ahead of the GPU, and its steps are not the GPU's.
+With `--parts` the recorder leaves out one of its parts in each step, another one in the next: what a part costs from
+end to end is how much longer the steps with everything are. The wrappers stay on. That needs the build for profiling,
+`CFLAGS=-DWANHOOK_PROFILE_HOOKS python3 setup.py build_ext --inplace`, whose own clock readings are in every step.
+
+A step is the host's time from its begin to the next one's, on the slowest rank. Meant for the launch-bound size:
+elsewhere the host runs ahead of the GPU, and its steps are not the GPU's.
 """
 
 from __future__ import annotations
@@ -18,28 +22,42 @@ import argparse
 import gc
 import json
 import random
+import statistics
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 
 from .harness import Pipeline, add_arguments, build_pipeline, say, sized
 from .measurement import machine
 from .observers import RecordingWithScopes
-from .ratios import Ratio, paired_ratio
+from .ratios import paired_ratio
 
-RUN = 7  # steps of one sort; the first is left out: it follows the change
-FIRST = 2  # steps of a request before its runs: they use each kernel for the first time
-RUNS = 4
+FIRST = 2  # steps of a request before any that counts: they use each kernel for the first time
+RUN = 7  # steps of one sort; the first does not count: it follows the change
+ORDERS = ("bare", "recorded", "recorded", "bare"), ("recorded", "bare", "bare", "recorded")
 MOST_CHANGES = 900  # Python stops caching the attributes of a class that has changed a thousand times
+PARTS = {"everything": 0, "no GPU events": 1, "no allocator": 2, "no collectives": 4, "no scopes": 8, "nothing": 15}
+BLOCKS = 5  # of one step with each part left out, in a request
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
-    parser.add_argument("--seconds", type=float, default=180, help="how long to go on serving requests")
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Planned:
+    """A step: what sort it is, whether it is the first of its sort, and whether it counts."""
+
+    sort: str
+    first: bool
+    counts: bool
+
+
+def plan_runs(order: Iterable[str]) -> list[Planned]:
+    return [Planned(sort, step == 0, step > 0) for sort in order for step in range(RUN)]
+
+
+def plan_parts(chance: random.Random) -> list[Planned]:
+    return [Planned(sort, True, True) for _ in range(BLOCKS) for sort in chance.sample(list(PARTS), len(PARTS))]
 
 
 class Wrappers:
@@ -50,132 +68,164 @@ class Wrappers:
         from wanhook.integrations import fsdp
         from wanhook.integrations.wan import models, wrapping
 
-        missing = object()
-        replaced = [(owner, name, now, before) for owner, name, before, now in wrapping._patches._replaced]
-        functions = [(now, original) for now, original in wrapping._patches._copied.values()]
-        functions += [(wrapper, original) for _, original, wrapper in fsdp._wrapped]
-        for _, _, now, before in replaced:
-            functions += [(now, before)] if callable(before) else []
-        known = {id(now): (now, original) for now, original in functions}
-        classes = {point.owner and getattr(sys.modules[point.module], point.owner) for point, _, _ in fsdp._wrapped}
-        for holder in [*sys.modules.values(), *(classes - {None, ""})]:
-            names = getattr(holder, "__dict__", {})
-            for name, value in list(names.items()) if hasattr(names, "items") else []:
-                now, original = known.get(id(value), (missing, None))
-                if now is value:
-                    replaced.append((holder, name, now, original))
-        self._places = {(id(owner), name): (owner, name, now, before) for owner, name, now, before in replaced}
-        self._modules = [each for each in models._numbered if "forward" in vars(each)]
-        self._forwards = [vars(each)["forward"] for each in self._modules]
+        places = [(owner, name, now, before) for owner, name, before, now in wrapping._patches._replaced]
+        wraps = [(now, before) for _, _, now, before in places if _is_own(before)]
+        wraps += [*wrapping._patches._copied.values(), *((each[2], each[1]) for each in fsdp._wrapped)]
+        known = {id(now): (now, before) for now, before in wraps}
+        classes = [getattr(sys.modules[point.module], point.owner) for point, _, _ in fsdp._wrapped if point.owner]
+        for holder in [*sys.modules.values(), *classes]:
+            names = getattr(holder, "__dict__", None)
+            for name, value in list(names.items()) if hasattr(names, "items") else ():
+                now, before = known.get(id(value), (None, None))
+                if now is not None and now is value:
+                    places.append((holder, name, now, before))
+        self._places = {(id(owner), name): (owner, name, now, before) for owner, name, now, before in places}
+        self._forwards = [(vars(each), vars(each)["forward"]) for each in models._numbered if "forward" in vars(each)]
 
     def put(self, on: bool) -> None:
         for owner, name, now, before in self._places.values():
-            if on:
-                setattr(owner, name, now)
-            elif callable(before) or isinstance(before, classmethod):
-                setattr(owner, name, before)
+            if on or _is_own(before):
+                setattr(owner, name, now if on else before)
             elif name in vars(owner):
-                delattr(owner, name)  # inherited
-        for module, forward in zip(self._modules, self._forwards, strict=True):
+                delattr(owner, name)  # it was inherited
+        for variables, forward in self._forwards:
+            variables.pop("forward", None)
             if on:
-                vars(module)["forward"] = forward
-            else:
-                vars(module).pop("forward", None)
+                variables["forward"] = forward
 
-    def __len__(self) -> int:
-        return len(self._places) + len(self._modules)
+
+def _is_own(before: object) -> bool:
+    """Whether a class or module had the attribute itself."""
+    return callable(before) or isinstance(before, classmethod)
 
 
 class Steps:
-    """Stands where Wan has its progress bar, and changes between the sorts of steps there."""
+    """Stands where Wan has its progress bar. `change` is called with the sort of the steps that follow."""
 
     def __init__(self) -> None:
-        self.order: tuple[str, ...] = ()  # of the runs of the next request; empty: all its steps are as they come
-        self.seconds: list[float] = []  # of each step of the last request
-        self.wrappers: Wrappers | None = None
-        self.changes = 0
+        self.plan: list[Planned] = []  # of the next request's steps, from FIRST on
+        self.change: Callable[[str], None] = lambda _sort: None
+        self.counted: list[tuple[str, float]] = []  # sort and seconds
 
     def __call__(self, timesteps, **_options):
-        self.seconds = []
-        for step, timestep in enumerate(timesteps):
-            if self.order and step >= FIRST and (step - FIRST) % RUN == 0:
-                self._change(self.order[(step - FIRST) // RUN])
+        self.counted = []
+        for planned, timestep in zip([None] * FIRST + self.plan, timesteps, strict=True):
+            if planned is not None and planned.first:
+                self.change(planned.sort)
             began = time.perf_counter()
             yield timestep
-            self.seconds.append(time.perf_counter() - began)
-        if self.order:
-            self._change("recorded")
+            if planned is not None and planned.counts:
+                self.counted.append((planned.sort, time.perf_counter() - began))
 
-    def runs(self) -> list[tuple[str, float]]:
-        """Of the last request: the sort of each run, and the mean seconds of its steps but for the first."""
-        lengths = [self.seconds[first + 1 : first + RUN] for first in range(FIRST, FIRST + RUNS * RUN, RUN)]
-        return [(sort, sum(each) / len(each)) for sort, each in zip(self.order, lengths, strict=True)]
 
-    def _change(self, sort: str) -> None:
+class Switch:
+    """Bare steps and recorded ones. Made for each request, whose wrappers are new."""
+
+    changes = 0
+
+    def __init__(self) -> None:
+        self._wrappers: Wrappers | None = None
+
+    def __call__(self, sort: str) -> None:
         import wanhook
 
-        if self.wrappers is None:
-            self.wrappers = Wrappers()
-        self.wrappers.put(sort != "recorded")  # both ways each time: a class that has changed is slow for a moment
-        self.wrappers.put(sort == "recorded")
-        self.changes += 2
+        self._wrappers = self._wrappers or Wrappers()
+        self._wrappers.put(sort == "bare")  # both ways each time: a class that has changed is slow for a moment
+        self._wrappers.put(sort != "bare")
+        Switch.changes += 2
         wanhook.pause()
-        if sort == "recorded":
+        if sort != "bare":
             wanhook.resume()
 
 
-def serve(pipeline: Pipeline, steps: Steps, chosen: argparse.Namespace, label: str, order: tuple[str, ...]) -> None:
+def leave_out(sort: str) -> None:
+    from wanhook._native import load
+
+    native = load()
+    if not hasattr(native, "leave_out"):
+        raise SystemExit("steps --parts: build with CFLAGS=-DWANHOOK_PROFILE_HOOKS first")
+    native.leave_out(PARTS[sort])
+
+
+def serve(pipeline: Pipeline, steps: Steps, plan: list[Planned], chosen: argparse.Namespace, label: str) -> None:
     gc.collect()
     pipeline.ranks.synchronize()
-    steps.order, steps.wrappers = order, None
+    steps.plan = plan
+    steps.change = leave_out if chosen.parts else Switch()
     with RecordingWithScopes(chosen.runs / label, pipeline.ranks.rank):
-        pipeline.generate(chosen.seed, FIRST + RUN * RUNS)
+        pipeline.generate(chosen.seed, FIRST + len(plan))
+        steps.change("everything" if chosen.parts else "recorded")
         if torch.cuda.is_available():
             torch.cuda.synchronize(pipeline.ranks.device)
 
 
-def compared(ranks: list[list[list]]) -> tuple[Ratio, float]:
-    """`ranks`: of each rank, of each request, its runs. Recorded over bare, and the median bare step in seconds."""
-    recorded, bare = [], []
-    for request in zip(*ranks, strict=True):
-        runs = [(each[0][0], max(seconds for _, seconds in each)) for each in zip(*request, strict=True)]
-        for pair in (dict(runs[:2]), dict(runs[2:])):
-            recorded.append(pair["recorded"])
-            bare.append(pair["bare"])
-    return paired_ratio(recorded, bare), sorted(bare)[len(bare) // 2]
+def slowest(ranks: list[list[list]]) -> list[list[tuple[str, float]]]:
+    """`ranks`: of each rank, of each request, its counted steps. Of each request, those of the slowest rank each."""
+    return [
+        [(step[0][0], max(seconds for _, seconds in step)) for step in zip(*request, strict=True)]
+        for request in zip(*ranks, strict=True)
+    ]
+
+
+def compare_runs(requests: list[list[tuple[str, float]]]) -> list[str]:
+    """One line: recorded runs over their bare neighbours."""
+    sides: dict[str, list[float]] = {"bare": [], "recorded": []}
+    for request in requests:
+        for first in range(0, len(request), RUN - 1):
+            run = request[first : first + RUN - 1]
+            sides[run[0][0]].append(statistics.fmean(seconds for _, seconds in run))
+    ratio = paired_ratio(sides["recorded"], sides["bare"])
+    bare = 1e3 * statistics.median(sides["bare"])
+    return [f"{ratio.pairs} pairs of runs of {RUN - 1} steps, bare step {bare:.2f} ms, recorded {ratio.percent()}"]
+
+
+def compare_parts(requests: list[list[tuple[str, float]]]) -> list[str]:
+    """A line for each part: steps with everything over those without it, block by block."""
+    blocks = [dict(each[at : at + len(PARTS)]) for each in requests for at in range(0, len(each), len(PARTS))]
+    everything = [block["everything"] for block in blocks]
+    median = 1e3 * statistics.median(everything)
+    lines = [f"{len(blocks)} blocks of {len(PARTS)} steps, {median:.2f} ms with everything"]
+    for part in list(PARTS)[1:]:
+        without = [block[part] for block in blocks]
+        more = 1e6 * statistics.median(a - b for a, b in zip(everything, without, strict=True))
+        lines.append(f"everything over {part:<14} {more:>+7.0f} us  {paired_ratio(everything, without).percent()}")
+    return lines
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--seconds", type=float, default=180, help="how long to go on serving requests")
+    parser.add_argument("--parts", action="store_true", help="leave out one part of the recorder a step")
+    return parser.parse_args()
 
 
 def main() -> int:
     chosen = parse()
     pipeline = build_pipeline(chosen.wan, sized(chosen), chosen.seed)
-    steps = Steps()
+    ranks, steps = pipeline.ranks, Steps()
     sys.modules["wan.text2video"].tqdm = steps
-    orders = ("bare", "recorded", "recorded", "bare"), ("recorded", "bare", "bare", "recorded")
     chance = random.Random(chosen.seed)  # alike on all ranks
-    for _ in range(2):
-        serve(pipeline, steps, chosen, "warm-up", ())
+    compare = compare_parts if chosen.parts else compare_runs
+
+    def plan() -> list[Planned]:
+        return plan_parts(chance) if chosen.parts else plan_runs(chance.choice(ORDERS))
+
+    for number in range(2):
+        serve(pipeline, steps, plan(), chosen, f"warm-up-{number}")
     requests: list[list[tuple[str, float]]] = []
-    began, ranks, places = time.monotonic(), [], 0
-    while True:
-        serve(pipeline, steps, chosen, f"request-{len(requests)}", chance.choice(orders))
-        requests.append(steps.runs())
-        places = len(steps.wrappers)
-        late = time.monotonic() - began > chosen.seconds or steps.changes > MOST_CHANGES
-        over = any(pipeline.ranks.gather(late))
+    began, over, everyone = time.monotonic(), False, []
+    while not over:
+        serve(pipeline, steps, plan(), chosen, f"request-{len(requests)}")
+        requests.append(steps.counted)
+        over = any(ranks.gather(time.monotonic() - began > chosen.seconds or Switch.changes > MOST_CHANGES))
         if over or len(requests) % 20 == 0:
-            ranks = pipeline.ranks.gather(requests)
-            ratio, bare = compared(ranks)
-            say(
-                pipeline.ranks,
-                f"{chosen.size}: {ratio.pairs} pairs of runs of {RUN - 1} steps, {places} places wrapped, "
-                f"bare step {1e3 * bare:.2f} ms, recorded {ratio.percent()}",
-            )
-        if over:
-            break
-    if chosen.out and pipeline.ranks.rank == 0:
-        result = {"machine": machine(pipeline.ranks), "ratio": asdict(ratio), "bare_step_seconds": bare, "runs": ranks}
+            everyone = ranks.gather(requests)
+            say(ranks, "\n".join([f"{chosen.size}, {len(requests)} requests", *compare(slowest(everyone))]))
+    if chosen.out and ranks.rank == 0:
+        result = {"machine": machine(ranks), "parts": chosen.parts, "steps": everyone}
         chosen.out.write_text(json.dumps(result, indent=1) + "\n")
-    pipeline.ranks.leave()
+    ranks.leave()
     return 0
 
 

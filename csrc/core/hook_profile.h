@@ -1,9 +1,10 @@
 // Where the hooks' host time goes inside a real program, whose code and data keep pushing ours out of the caches: the
 // ticks of each call by part of a hook. Only in a build with -DWANHOOK_PROFILE_HOOKS
-// (benchmarks/wan22/hook_profile.py); otherwise nothing.
+// (benchmarks/wan22/hook_profile.py, steps.py); otherwise nothing.
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -24,7 +25,12 @@ enum class HookPart : uint8_t {
   kCount,
 };
 
+// What a profile leaves out of a recording for some steps, to see what it costs from end to end. Bits.
+enum LeftOut : uint32_t { kNoGpuEvents = 1, kNoAllocator = 2, kNoCollectives = 4, kNoScopes = 8 };
+
 #if defined(WANHOOK_PROFILE_HOOKS)
+
+inline std::atomic<uint32_t> left_out{0};
 
 struct HookTime {
   static constexpr size_t kKept = 1 << 17;
@@ -56,12 +62,14 @@ class HookTimer {
 #define WANHOOK_TIME_HOOK(part) const ::wanhook::HookTimer hook_timer(part)
 #define WANHOOK_HOOK_BEGINS(began) const uint64_t began = ::wanhook::tick_now()
 #define WANHOOK_HOOK_ENDS(part, began) ::wanhook::note_hook_time(part, began)
+#define WANHOOK_LEFT_OUT(part) ((::wanhook::left_out.load(std::memory_order_relaxed) & (part)) != 0)
 
 #else
 
 #define WANHOOK_TIME_HOOK(part) static_cast<void>(0)
 #define WANHOOK_HOOK_BEGINS(began) static_cast<void>(0)
 #define WANHOOK_HOOK_ENDS(part, began) static_cast<void>(0)
+#define WANHOOK_LEFT_OUT(part) false
 
 #endif
 

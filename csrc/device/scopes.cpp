@@ -58,7 +58,7 @@ void snapshot_state(Recording* recording, StateReason reason) noexcept {
 Scope begin_scope(const ScopeRequest& request) noexcept {
   Scope scope;
   Recording* recording = Recorder::active();
-  if (recording == nullptr || request.level > recording->level()) return scope;
+  if (recording == nullptr || request.level > recording->level() || WANHOOK_LEFT_OUT(kNoScopes)) return scope;
   WANHOOK_TIME_HOOK(HookPart::kScopeBegin);
   recording->expect_record();
   resync_if_wanted(recording);

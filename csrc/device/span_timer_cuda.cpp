@@ -82,7 +82,7 @@ std::vector<Recording*> unfinished_recordings() {
 DeviceTimer* device_timer(int device) noexcept { return timer_of(device); }
 
 uint32_t SpanTimer::begin(Recording* recording, StreamRef stream) noexcept {
-  if (stream.device < 0 || stream.capturing) return 0;
+  if (stream.device < 0 || stream.capturing || WANHOOK_LEFT_OUT(kNoGpuEvents)) return 0;
   DeviceTimer* timer = timer_of(stream.device);
   if (timer == nullptr || timer->failed()) return 0;
   const CurrentDevice current(stream.device, stream.current);

@@ -116,7 +116,7 @@ class CollectiveKernel final : public c10::OperatorKernel {
     const bool member = coalesced_calls.depth > 0;
     if (member && coalesced_calls.group == nullptr) coalesced_calls.group = group;
     Recording* recording = Recorder::active();
-    if (recording == nullptr) return call(handle, keys, stack);
+    if (recording == nullptr || WANHOOK_LEFT_OUT(kNoCollectives)) return call(handle, keys, stack);
 
     recording->expect_record();
     resync_if_wanted(recording);

@@ -81,7 +81,7 @@ bool fold_into_last_free(DeviceEvents& events, Recording* recording, const cachi
 
 [[gnu::hot]] void on_trace_entry(const caching::TraceEntry& entry) noexcept {
   Recording* recording = Recorder::active();
-  if (recording == nullptr) return;
+  if (recording == nullptr || WANHOOK_LEFT_OUT(kNoAllocator)) return;
   WANHOOK_TIME_HOOK(HookPart::kAllocatorEntry);
   const AllocatorAction action = translate(entry.action_);
   // Some versions give every SNAPSHOT entry device 0, whatever lock is held: only those of our own snapshot have a

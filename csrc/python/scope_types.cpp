@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 
+#include "core/hook_profile.h"
 #include "core/thread_state.h"
 #include "device/scopes.h"
 #include "python/json_args.h"
@@ -535,7 +536,7 @@ bool add_type(PyObject* module, const char* name, PyTypeObject* type) {
 bool is_trace(PyObject* object) { return Py_IS_TYPE(object, &trace_type); }
 
 bool records_now(PyObject* trace) {
-  const Recording* recording = Recorder::active();
+  const Recording* recording = WANHOOK_LEFT_OUT(kNoScopes) ? nullptr : Recorder::active();
   return recording != nullptr && (reinterpret_cast<Trace*>(trace)->level <= recording->level() || watched_name != 0);
 }
 

@@ -7,8 +7,8 @@ What counts: every bad memory access, and every CUDA call of our own that failed
 that made it; those of torch and NVIDIA's libraries are counted and shown, no more. torch's caching allocator hides
 accesses that stay inside one of its segments.
 
-Six tests can take more than two minutes, so the tests are dealt out to several tools that run at a time, on the same
-GPUs.
+The tests are dealt out to several tools that run at a time, on the same GPUs. Two that repeat something hundreds of
+times, which took more than two minutes each, do it a twentieth as often (REPEATS).
 
 Left out are tests whose tolerances are times (everything is 10 to 50 times slower), those over NCCL (its kernels wait
 for each other, which the tool may serialise), those with CUPTI (two tools on one device), expandable segments (false
@@ -140,7 +140,7 @@ def run(tool: str, folder: Path, name: str, arguments: Sequence[str], most_print
     """
     log, printed = folder / f"{name}.log", folder / f"{name}.out"
     path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "UNDER_MEMCHECK": "1"}
     command = [tool, *OPTIONS, f"--print-limit={most_printed}", f"--log-file={log}", sys.executable, *arguments]
     with printed.open("wb") as file:
         process = subprocess.Popen(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from gpu.processes import REPEATS
 from gpu.recorded import assert_healthy, gpu_nanoseconds, only_trace, recorded, scopes_named
 from gpu.spinning import assert_equal_lengths, calibrate, nanoseconds, spin, timing_event, watched_spin
 
@@ -163,8 +164,10 @@ def test_two_threads_may_share_a_stream(tmp_path):
     """They hand their events over in another order than they recorded them; none is lost, none runs backwards."""
     import wanhook
 
+    repeats = int(300 * REPEATS)
+
     def work() -> None:
-        for _ in range(300):
+        for _ in range(repeats):
             with wanhook.trace("shared", level="op"):
                 spin(5)
 
@@ -174,7 +177,7 @@ def test_two_threads_may_share_a_stream(tmp_path):
             thread.start()
         for thread in threads:
             thread.join()
-    assert len(scopes_named(recording.trace, "shared")) == 600
+    assert len(scopes_named(recording.trace, "shared")) == 2 * repeats
     assert (gpu_nanoseconds(scopes_named(recording.trace, "shared")) > 0).all()
     assert_healthy(recording.trace)
 

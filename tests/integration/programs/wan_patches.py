@@ -40,6 +40,7 @@ def difference(before: dict, after: dict) -> set[str]:
 untouched = attributes()
 
 import wanhook.recording
+from benchmarks.wan22.steps import Wrappers
 from wanhook.integrations import c10d, fsdp
 from wanhook.integrations import wan as integration
 
@@ -85,6 +86,19 @@ def instance_attributes(pipeline) -> set[tuple[str, str]]:
     return {(name, key) for model in models for name, module in model.named_modules() for key in vars(module)}
 
 
+def check_switch_of_the_benchmark(detached: dict, pipeline) -> None:
+    """benchmarks/wan22/steps.py takes every wrapper off and puts it on again, but for the recorder's own."""
+    on, marked = attributes(), instance_attributes(pipeline)
+    wrappers = Wrappers()
+    wrappers.put(False)
+    left = {key.rpartition(".")[2] for key in difference(detached, attributes())}
+    assert left <= {"_coalescing_manager", "_start_coalescing", "_end_coalescing", "destroy_process_group"}, left
+    assert all(key != "forward" for _, key in instance_attributes(pipeline))
+    wrappers.put(True)
+    assert difference(on, attributes()) == set()
+    assert instance_attributes(pipeline) == marked
+
+
 def main() -> None:
     sys.path.insert(0, sys.argv[1])
     late = sys.argv[2] == "late"
@@ -120,7 +134,9 @@ def main() -> None:
     attach()
     again = attributes()
     assert difference(detached, again) == changed, difference(detached, again) ^ changed
-    assert torch.equal(request().last_latents, latents)
+    pipeline = request()
+    assert torch.equal(pipeline.last_latents, latents)
+    check_switch_of_the_benchmark(detached, pipeline)
     detach()
     assert difference(detached, attributes()) == set()
     print("\n".join(sorted(changed)))
