@@ -1,12 +1,14 @@
 """What recording adds to the instructions of a step of Wan2.2's generate(): counted, without a GPU and without noise.
 
-    PYTHONPATH=tests python -m made_gpu --run python -m benchmarks.wan22.instructions --wan DIR [--size tiny]
+    PYTHONPATH=tests python -m made_gpu --run python -m benchmarks.wan22.instructions --wan DIR [--size tiny] [--caches]
 
 Two ranks on GPUs that compute nothing (tests/made_gpu), so what runs is the host's part of a launch-bound request: the
 interpreter, torch, the hooks. Rank 0 runs under valgrind's callgrind, which counts the instructions of each library.
 Requests of two lengths are served, bare, with the integrations' wrappers while the recording is paused, and recorded;
 a step's share is the difference between the lengths. What the CUDA driver would do, event records among it, is not in
-it, and instructions are no time. Needs valgrind, and a build of wanhook for a torch with CUDA.
+it, and instructions are no time. With --caches callgrind also plays them through caches of 32 KiB (instructions), 48 KiB
+(data) and 2 MiB, as an Intel server core has them, without prefetching: what a hook's code and data push out of them
+shows as the program's own misses. Needs valgrind, and a build of wanhook for a torch with CUDA.
 """
 
 from __future__ import annotations
@@ -35,6 +37,14 @@ PARTS = (
     ("interpreter", re.compile(r"/(lib)?python3[^/]*$|/lib-dynload/")),
 )
 REST = "rest"
+# What is counted, by callgrind's names for it.
+QUANTITIES = {
+    "instructions": ("Ir",),
+    "L1 misses, instructions": ("I1mr",),
+    "L1 misses, data": ("D1mr", "D1mw"),
+    "L2 misses": ("ILmr", "DLmr", "DLmw"),
+}
+CACHES = ("--cache-sim=yes", "--I1=32768,8,64", "--D1=49152,12,64", "--LL=2097152,16,64")
 _COSTS = frozenset("0123456789+-*")  # what a line of counts begins with: a line number, or the distance to the last one
 
 
@@ -43,6 +53,7 @@ def parse() -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
+    parser.add_argument("--caches", action="store_true", help="count cache misses too, which takes twice the time")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(size="tiny")
     return parser.parse_args()
@@ -104,10 +115,11 @@ def start_rank(rank: int, folder: Path, port: int, arguments: list[str]) -> subp
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "MADE_GPU_GIB": str(ADDRESSES),
     }  # fmt: skip
     command = [sys.executable, "-m", "benchmarks.wan22.instructions", "--inside", *arguments]
+    caches = CACHES if "--caches" in arguments else ()
     if rank:
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     tool = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--separate-threads=yes", "--vgdb=yes",
-            "--smc-check=all-non-file", f"--callgrind-out-file={folder / 'counts'}"]  # fmt: skip
+            "--smc-check=all-non-file", *caches, f"--callgrind-out-file={folder / 'counts'}"]  # fmt: skip
     pipe = subprocess.PIPE
     return subprocess.Popen([*tool, *command], env=environment, stdin=pipe, stdout=pipe, text=True)
 
@@ -123,10 +135,11 @@ def answer(process: subprocess.Popen) -> None:
         process.stdin.flush()
 
 
-def instructions(lines: Iterable[str]) -> Counter:
-    """Of one file of callgrind's: instructions by part, without those of the functions called."""
+def counted(lines: Iterable[str]) -> dict[str, Counter]:
+    """Of one file of callgrind's: each quantity by part, without that of the functions called."""
     names: dict[str, str] = {}
-    counted: Counter = Counter()
+    found: dict[str, Counter] = {}
+    columns: dict[str, list[int]] = {}
     part, is_call = REST, False
     for line in lines:
         key, _, value = line.rstrip("\n").partition("=")
@@ -138,49 +151,56 @@ def instructions(lines: Iterable[str]) -> Counter:
                 part = names[number]
         elif key == "calls":
             is_call = True  # the next line has what the function called took
+        elif line.startswith("events:"):
+            events = line.split()[1:]
+            columns = {what: [events.index(each) for each in of if each in events] for what, of in QUANTITIES.items()}
+            found = {what: Counter() for what, places in columns.items() if places}
         elif line[:1] in _COSTS:
             if not is_call:
-                counted[part] += int(line.split()[-1])
+                costs = [int(each) for each in line.split()[1:]]  # without zeros at the end
+                for what, of in found.items():
+                    of[part] += sum(costs[place] for place in columns[what] if place < len(costs))
             is_call = False
-    return counted
+    return found
 
 
-def read_counts(folder: Path) -> dict[str, Counter]:
-    """Counts of rank 0's main thread by the name of their dump."""
-    found = {}
+def read_counts(folder: Path) -> dict[str, dict[str, Counter]]:
+    """Of rank 0's main thread: each quantity's counts by the name of their dump."""
+    found: dict[str, dict[str, Counter]] = {}
     for path in folder.glob("counts.*-01"):
         lines = path.read_text(errors="replace").splitlines()
         name = next((line for line in lines if line.startswith("desc: Trigger: dump ")), "").rpartition("dump ")[2]
         if name and name != "between":
-            found[name] = instructions(lines)
+            for what, counts in counted(lines).items():
+                found.setdefault(what, {})[name] = counts
     return found
 
 
 def a_step(counts: dict[str, Counter], kind: str) -> dict[str, float]:
-    """Thousands of instructions of one step, by part."""
+    """Thousands of one quantity in one step, by part."""
     short, long = (counts[f"{kind}/{steps}"] for steps in LENGTHS)
     parts = [name for name, _ in PARTS] + [REST]
     return {part: (long[part] - short[part]) / (LENGTHS[1] - LENGTHS[0]) / 1e3 for part in parts}
 
 
-def table(counts: dict[str, Counter]) -> list[str]:
+def table(what: str, counts: dict[str, Counter]) -> list[str]:
     """The bare step, and what each kind has more than the one before it; percentages without the rest."""
     kinds = {kind: a_step(counts, kind) for kind in ("bare", "wrappers", "recorded", "bare again")}
     parts = list(kinds["bare"])
     whole = sum(value for part, value in kinds["bare"].items() if part != REST)
     heads = "".join(f"{part:>13}" for part in parts)
-    lines = [f"{'thousands of instructions a step':<34}{heads}{'of a step':>11}"]
+    lines = [f"{f'thousands of {what} a step':<46}{heads}{'of a step':>11}"]
 
     def row(name: str, of: dict[str, float], less: dict[str, float] | None) -> str:
         values = {part: of[part] - (less[part] if less else 0) for part in parts}
         share = sum(value for part, value in values.items() if part != REST) / whole
-        return f"{name:<34}" + "".join(f"{values[part]:>13.1f}" for part in parts) + f"{100 * share:>10.2f}%"
+        return f"{name:<46}" + "".join(f"{values[part]:>13.1f}" for part in parts) + f"{100 * share:>10.2f}%"
 
     lines.append(row("bare", kinds["bare"], None))
     lines.append(row("wrappers, paused, over bare", kinds["wrappers"], kinds["bare"]))
     lines.append(row("recorded, over wrappers", kinds["recorded"], kinds["wrappers"]))
     lines.append(row("bare again, over bare", kinds["bare again"], kinds["bare"]))
-    return [*lines, "rest: libc, whose copies are as long as their data happen to be, and what stands for the driver"]
+    return lines
 
 
 def main() -> int:
@@ -206,9 +226,11 @@ def main() -> int:
         if any(statuses):
             raise SystemExit(f"instructions: the ranks ended with exit status {statuses[1]} and {statuses[0]}")
         counts = read_counts(folder)
-    print("\n".join(table(counts)))
+    for what, of in counts.items():
+        print("\n".join(table(what, of)))
+    print("rest: libc, whose copies are as long as their data happen to be, and what stands for the driver")
     if chosen.out:
-        chosen.out.write_text(json.dumps({name: dict(counted) for name, counted in counts.items()}, indent=1) + "\n")
+        chosen.out.write_text(json.dumps(counts, indent=1) + "\n")
     return 0
 
 

@@ -40,8 +40,19 @@ totals: 156
 
 
 def test_each_library_has_its_own_instructions_and_not_those_it_called():
-    counted = instructions.instructions(FILE.splitlines())
-    assert counted == {"interpreter": 125, "wanhook": 7, "torch": 11, "rest": 13}
+    counted = instructions.counted(FILE.splitlines())
+    assert counted == {"instructions": {"interpreter": 125, "wanhook": 7, "torch": 11, "rest": 13}}
+
+
+def test_misses_are_counted_where_caches_were_played():
+    """Zeros at the end of a line are left out."""
+    lines = FILE.replace("events: Ir", "events: Ir Dr Dw I1mr D1mr D1mw ILmr DLmr DLmw").splitlines()
+    lines[lines.index("10 100")] = "10 100 9 9 1 20 300 4000 50000 600000"
+    lines[lines.index("* 5")] = "* 5 9 9 2"
+    interpreter = {what: of["interpreter"] for what, of in instructions.counted(lines).items()}
+    assert interpreter == {
+        "instructions": 125, "L1 misses, instructions": 3, "L1 misses, data": 320, "L2 misses": 654000,
+    }  # fmt: skip
 
 
 def test_dumps_are_known_by_their_names(tmp_path):
@@ -49,7 +60,8 @@ def test_dumps_are_known_by_their_names(tmp_path):
     (tmp_path / "counts.1-01").write_text(FILE.replace("wrappers/4", "between"))
     (tmp_path / "counts.2-02").write_text(FILE)  # another thread's
     (tmp_path / "counts").write_text("")
-    assert list(instructions.read_counts(tmp_path)) == ["wrappers/4"]
+    counts = instructions.read_counts(tmp_path)
+    assert {what: list(of) for what, of in counts.items()} == {"instructions": ["wrappers/4"]}
 
 
 def test_a_step_is_the_difference_of_two_lengths():
@@ -64,7 +76,7 @@ def test_the_table_has_shares_of_the_bare_step():
     per_step = {"bare": 100, "wrappers": 101, "recorded": 103, "bare again": 100}
     counts = {f"{kind}/{steps}": {"torch": 1e3 * each * steps, "interpreter": 0, "wanhook": 0, "rest": 0}
               for kind, each in per_step.items() for steps in (short, long)}  # fmt: skip
-    shares = [line.split()[-1] for line in instructions.table(counts)[1:5]]
+    shares = [line.split()[-1] for line in instructions.table("instructions", counts)[1:5]]
     assert shares == ["100.00%", "1.00%", "2.00%", "0.00%"]
 
 
