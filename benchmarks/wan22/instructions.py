@@ -6,9 +6,9 @@ Two ranks on GPUs that compute nothing (tests/made_gpu), so what runs is the hos
 interpreter, torch, the hooks. Rank 0 runs under valgrind's callgrind, which counts the instructions of each library.
 Requests of two lengths are served, bare, with the integrations' wrappers while the recording is paused, and recorded;
 a step's share is the difference between the lengths. What the CUDA driver would do, event records among it, is not in
-it, and instructions are no time. With --caches callgrind also plays them through caches of 32 KiB (instructions), 48 KiB
-(data) and 2 MiB, as an Intel server core has them, without prefetching: what a hook's code and data push out of them
-shows as the program's own misses. Needs valgrind, and a build of wanhook for a torch with CUDA.
+it, and instructions are no time. With --caches callgrind also plays them through caches of 32 KiB (instructions),
+48 KiB (data) and 2 MiB, as an Intel server core has them, without prefetching: what a hook's code and data push out of
+them shows as the program's own misses. Needs valgrind, and a build of wanhook for a torch with CUDA.
 """
 
 from __future__ import annotations

@@ -107,6 +107,7 @@ bool Recording::refill(ThreadState& state, uint32_t slots) noexcept {
     file_.add_dropped(slots);
     return false;
   }
+  if (state.recording != this) state.scope = 0;
   state.recording = this;
   state.writer.bind(chunk);
   state.writer.put(describe_thread(state));

@@ -20,6 +20,9 @@ struct alignas(64) ThreadState {
   uint16_t role;         // string id that tags collectives, 0 for none
   uint16_t unit;         // string id of what they are made for, 0 for none
   uint32_t coalesced;    // number of the coalesced group being built, 0 for none
+
+  // What a record of this thread says about its scope: one that was opened in an earlier recording is none of this one.
+  uint32_t scope_in(const Recording* current) const noexcept { return recording == current ? scope : 0; }
 };
 
 // __thread, not thread_local: the type is trivial, and the compiler then needs no initialisation guard on each access.

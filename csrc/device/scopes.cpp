@@ -123,7 +123,7 @@ void mark(uint32_t name, std::string_view args) noexcept {
   record.kind = static_cast<uint8_t>(Kind::kMark);
   record.name = name;
   record.tick = tick_now();
-  record.scope = thread_state.scope;
+  record.scope = thread_state.scope_in(recording);
   record.text_bytes = static_cast<uint32_t>(args.size());
   recording->append(record, args);
 }

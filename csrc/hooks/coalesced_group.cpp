@@ -67,7 +67,6 @@ CollectiveRecord CoalescedLaunch::describe(const CoalescedCalls& calls) noexcept
   CollectiveRecord record = calls.sum;
   record.op = group_op();
   record.role = thread_state.role;
-  record.scope = thread_state.scope;
   record.peer = -1;
   record.tensors = static_cast<uint16_t>(std::min<uint32_t>(calls.members, UINT16_MAX));
   record.coalesced = thread_state.coalesced;
@@ -85,6 +84,7 @@ CoalescedLaunch::CoalescedLaunch() noexcept {
   Recording* recording = Recorder::active();
   if (recording != nullptr && group != nullptr && calls.members > 0) {
     record_ = describe(calls);
+    record_.scope = thread_state.scope_in(recording);
     StreamRef stream;
     if (record_.device >= 0) stream = stream_on_device(record_.device);
     if (stream.capturing) record_.flags |= kCollectiveCaptured;

@@ -122,6 +122,7 @@ class CollectiveKernel final : public c10::OperatorKernel {
     resync_if_wanted(recording);
     StreamRef stream;
     CollectiveRecord record = describe(inputs, outputs, arguments, *group, &stream);
+    record.scope = thread_state.scope_in(recording);
     record.sequence = sequence;
     record.id = recording->next_id();
     record.tick = tick_now();
@@ -149,7 +150,6 @@ class CollectiveKernel final : public c10::OperatorKernel {
     record.op = static_cast<uint16_t>(shape_.name_id);
     record.role = thread_state.role;
     record.group = group.index;
-    record.scope = thread_state.scope;
     record.dtype = 255;
     if (shape_.moves_data) {
       record.bytes_in = inputs.bytes;

@@ -28,7 +28,13 @@ struct Call {
   PyObject* keywords;
 
   Py_ssize_t positional() const noexcept { return PyVectorcall_NARGS(count_and_flag); }
-  PyObject* of(PyObject* function) const { return PyObject_Vectorcall(function, arguments, count_and_flag, keywords); }
+  // Guarded as a call by Python's own code is: what calls itself through C alone would overflow the stack.
+  PyObject* of(PyObject* function) const {
+    if (Py_EnterRecursiveCall(" in a function that wanhook wraps") != 0) return nullptr;
+    PyObject* result = PyObject_Vectorcall(function, arguments, count_and_flag, keywords);
+    Py_LeaveRecursiveCall();
+    return result;
+  }
   // By the function's own code.
   PyObject* in_python(PyObject* function) const { return run_code(function, arguments, count_and_flag, keywords); }
   // A new reference; null with an error set.
@@ -101,10 +107,11 @@ void find_torch_compiler() {
 
 [[gnu::hot]] PyObject* in_scope(PyObject* self, PyObject* const* arguments, size_t count, PyObject* keywords) {
   const Call call{arguments, count, keywords};
+  PyObject* original = free_variable(self, 0);
   PyObject* trace = free_variable(self, 1);
-  const bool ours = Recorder::current() != nullptr && !frames_are_watched() && trace != nullptr && is_trace(trace);
-  if (!ours) return call.in_python(self);
-  return call_in_scope(trace, free_variable(self, 0), call);
+  const bool ours = Recorder::current() != nullptr && !frames_are_watched() && original != nullptr &&
+                    trace != nullptr && is_trace(trace);
+  return ours ? call_in_scope(trace, original, call) : call.in_python(self);
 }
 
 // scopes[self.__dict__.get("_wanhook_index")], where it is there already. Borrowed; null without an error if not.
@@ -121,11 +128,12 @@ PyObject* scope_of_block(PyObject* scopes, PyObject* block) {
 
 [[gnu::hot]] PyObject* in_block(PyObject* self, PyObject* const* arguments, size_t count, PyObject* keywords) {
   const Call call{arguments, count, keywords};
+  PyObject* original = free_variable(self, 0);
   PyObject* scopes = free_variable(self, 1);
-  const bool ours = Recorder::current() != nullptr && !torch_traces() && call.positional() > 0 && scopes != nullptr &&
-                    PyDict_Check(scopes);
+  const bool ours = Recorder::current() != nullptr && !torch_traces() && call.positional() > 0 && original != nullptr &&
+                    scopes != nullptr && PyDict_Check(scopes);
   PyObject* trace = ours ? scope_of_block(scopes, arguments[0]) : nullptr;
-  return trace == nullptr ? call.in_python(self) : call_in_scope(trace, free_variable(self, 0), call);
+  return trace == nullptr ? call.in_python(self) : call_in_scope(trace, original, call);
 }
 
 // The tags of this thread's collectives, for as long as it lives.
@@ -147,56 +155,69 @@ class Tagged {
   const uint16_t outer_unit_;
 };
 
+// The argument of that name, borrowed; null where there is none.
+PyObject* named(const Call& call, const char* name) {
+  const Py_ssize_t count = call.keywords == nullptr ? 0 : PyTuple_GET_SIZE(call.keywords);
+  for (Py_ssize_t at = 0; at < count; ++at) {
+    if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(call.keywords, at), name) == 0)
+      return call.arguments[call.positional() + at];
+  }
+  return nullptr;
+}
+
 // roles: (what is scattered there by default, its role, the role of everything else). The dimension is the second
 // argument, or goes by one of two names.
 [[gnu::hot]] PyObject* in_role(PyObject* self, PyObject* const* arguments, size_t count, PyObject* keywords) {
   const Call call{arguments, count, keywords};
   PyObject* original = free_variable(self, 0);
   PyObject* roles = free_variable(self, 1);
-  const bool ours = !frames_are_watched() && roles != nullptr && PyTuple_Check(roles) && PyTuple_GET_SIZE(roles) == 3;
+  const bool ours = !frames_are_watched() && original != nullptr && roles != nullptr && PyTuple_Check(roles) &&
+                    PyTuple_GET_SIZE(roles) == 3;
   if (!ours) return call.in_python(self);
-  if (Recorder::active() == nullptr) return call.of(original);
-  PyObject* scattered = call.positional() > 1 ? arguments[1] : nullptr;
-  const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
-  for (Py_ssize_t at = 0; scattered == nullptr && at < named; ++at) {
-    PyObject* name = PyTuple_GET_ITEM(keywords, at);
-    const bool dimension = PyUnicode_CompareWithASCIIString(name, "scatter_dim") == 0 ||
-                           PyUnicode_CompareWithASCIIString(name, "scatter_idx") == 0;
-    if (dimension) scattered = arguments[call.positional() + at];
-  }
+  PyObject* scattered = call.positional() > 1 ? arguments[1] : named(call, "scatter_dim");
+  if (scattered == nullptr) scattered = named(call, "scatter_idx");
   const int same = scattered == nullptr ? 1 : PyObject_RichCompareBool(scattered, PyTuple_GET_ITEM(roles, 0), Py_EQ);
   if (same < 0) return nullptr;
-  const Tagged tagged(name_id(PyTuple_GET_ITEM(roles, same != 0 ? 1 : 2)), 0);
+  PyObject* role = PyTuple_GET_ITEM(roles, same != 0 ? 1 : 2);
+  if (!PyUnicode_Check(role)) return call.in_python(self);
+  const Tagged tagged(name_id(role), 0);
   return call.of(original);
 }
 
 [[gnu::hot]] PyObject* with_unit(PyObject* self, PyObject* const* arguments, size_t count, PyObject* keywords) {
   const Call call{arguments, count, keywords};
-  if (torch_traces()) return call.in_python(self);
   PyObject* original = free_variable(self, 0);
-  if (Recorder::active() == nullptr) return call.of(original);
+  PyObject* role = free_variable(self, 1);
+  PyObject* unit_of = free_variable(self, 2);
+  const bool ours =
+      !torch_traces() && original != nullptr && role != nullptr && PyUnicode_Check(role) && unit_of != nullptr;
+  if (!ours) return call.in_python(self);
   PyObject* positional = call.positional_tuple();
-  PyObject* unit = positional == nullptr ? nullptr : PyObject_CallOneArg(free_variable(self, 2), positional);
+  PyObject* unit = positional == nullptr ? nullptr : PyObject_CallOneArg(unit_of, positional);
   Py_XDECREF(positional);
   if (unit == nullptr) return nullptr;
-  const bool named = PyUnicode_Check(unit) && PyUnicode_GET_LENGTH(unit) > 0;
-  const Tagged tagged(name_id(free_variable(self, 1)), named ? name_id(unit) : 0);
+  const bool told = PyUnicode_Check(unit) && PyUnicode_GET_LENGTH(unit) > 0;
+  const Tagged tagged(name_id(role), told ? name_id(unit) : 0);
   Py_DECREF(unit);
   return call.of(original);
 }
 
 [[gnu::hot]] PyObject* in_wait(PyObject* self, PyObject* const* arguments, size_t count, PyObject* keywords) {
   const Call call{arguments, count, keywords};
-  if (torch_traces()) return call.in_python(self);
+  PyObject* may_wait = free_variable(self, 0);
+  PyObject* name = free_variable(self, 1);
   PyObject* original = free_variable(self, 2);
+  const bool ours =
+      !torch_traces() && may_wait != nullptr && name != nullptr && PyUnicode_Check(name) && original != nullptr;
+  if (!ours) return call.in_python(self);
   if (!wait_would_open()) return call.of(original);
   PyObject* positional = call.positional_tuple();
-  PyObject* may_wait = positional == nullptr ? nullptr : PyObject_CallOneArg(free_variable(self, 0), positional);
+  PyObject* answer = positional == nullptr ? nullptr : PyObject_CallOneArg(may_wait, positional);
   Py_XDECREF(positional);
-  const int waits = may_wait == nullptr ? -1 : PyObject_IsTrue(may_wait);
-  Py_XDECREF(may_wait);
+  const int waits = answer == nullptr ? -1 : PyObject_IsTrue(answer);
+  Py_XDECREF(answer);
   if (waits < 0) return nullptr;
-  if (waits == 0 || !begin_wait(name_id(free_variable(self, 1)))) return call.of(original);
+  if (waits == 0 || !begin_wait(name_id(name))) return call.of(original);
   PyObject* result = call.of(original);
   end_wait();
   return result;
@@ -204,9 +225,10 @@ class Tagged {
 
 [[gnu::hot]] PyObject* behind_wait(PyObject* self, PyObject* const* arguments, size_t count, PyObject* keywords) {
   const Call call{arguments, count, keywords};
-  if (torch_traces()) return call.in_python(self);
+  PyObject* original = free_variable(self, 0);
+  if (torch_traces() || original == nullptr) return call.in_python(self);
   end_wait();
-  return call.of(free_variable(self, 0));
+  return call.of(original);
 }
 
 // `variables`: what the function's code takes from around it, by name and so in this order.

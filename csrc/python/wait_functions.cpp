@@ -43,7 +43,7 @@ bool begin_wait(uint32_t name) noexcept {
   if (!wait_would_open()) return false;
   ScopeRequest request;
   request.name = name;
-  request.parent = thread_state.scope;
+  request.parent = thread_state.scope_in(Recorder::active());
   request.level = ScopeLevel::kOp;
   request.type = ScopeType::kWait;
   open_wait = begin_scope(request);

@@ -50,7 +50,8 @@ def call(function, /, *args, **kwargs):
 
 
 def scoped(name: str, **options):
-    return functools.partial(in_scope, wanhook.trace(name, **options))
+    scope = wanhook.trace(name, **options)
+    return lambda original: _C.call_natively(in_scope(scope, original), "scope")
 
 
 def seen(trace) -> list[tuple]:
@@ -113,6 +114,51 @@ def test_an_endless_recursion_is_an_exception_and_no_crash(tmp_path, natively):
         call(function)
     assert len(result.trace.scopes) > 10
     assert set(result.trace.scopes["flags"]) == {EXCEPTION}
+
+
+@BOTH
+def test_a_circle_of_calls_from_c_is_an_exception_and_no_crash(tmp_path, natively):
+    around = functools.partial(lambda: None)
+    function = wrapped(scoped("round"), around, natively)
+    around.__setstate__((function, (), {}, {}))
+    try:
+        with recorded(tmp_path), pytest.raises(RecursionError):
+            call(function)
+    finally:
+        around.__setstate__((len, (), {}, {}))
+
+
+def test_a_programs_own_functions_recur_as_deep_as_ever(tmp_path):
+    """Python runs their calls of each other on one frame of C."""
+
+    @wanhook.trace("deep", level="op")
+    def countdown(left):
+        return countdown(left - 1) if left else 0
+
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(20_000)
+    try:
+        with recorded(tmp_path) as result:
+            assert countdown(3_000) == 0
+    finally:
+        sys.setrecursionlimit(limit)
+    assert len(result.trace.scopes) == 3_001
+
+
+def test_each_function_has_a_code_of_its_own():
+    """torch.compile gives up a code after it met eight functions of it."""
+    first, second = (in_scope(wanhook.trace("s"), len) for _ in range(2))
+    assert first.__code__ is not second.__code__
+    assert first([1]) == 1
+
+
+@pytest.mark.parametrize("variable", [0, 1])
+def test_an_emptied_closure_is_an_error_and_no_crash(tmp_path, variable):
+    function = scoped("s")(lambda: None)
+    with recorded(tmp_path):
+        del function.__closure__[variable].cell_contents
+        with pytest.raises(NameError):
+            call(function)
 
 
 @BOTH
@@ -211,14 +257,15 @@ def test_all_to_all_takes_its_role_from_the_dimension(tmp_path, one_rank, native
             call(function, x, scatter_dim=1),
             call(function, x, gather_dim=2, scatter_idx=1),
             call(function, x, scatter_idx=2),
+            call(function, x, scatter_idx=1, scatter_dim=2),
             call(function, x, group=None, scatter_dim=torch.tensor(1)),
         ]
         with pytest.raises(TypeError):
             call(function, x, nonsense=1)
-    assert answers == ["set"] * 7
+    assert answers == ["set"] * 8
     assert role_of_a_collective() == "none"
     roles = [result.trace.strings[call["role"]] for call in result.trace.collectives]
-    assert roles == ["qkv", "qkv", "out", "out", "out", "qkv", "out"]
+    assert roles == ["qkv", "qkv", "out", "out", "out", "qkv", "qkv", "out"]
 
 
 @BOTH
@@ -238,6 +285,24 @@ def test_unit_and_role_of_fsdp(tmp_path, one_rank, natively):
     trace = result.trace
     tags = [(trace.strings[call["role"]], trace.strings[call["unit"]]) for call in trace.collectives]
     assert tags == [("fsdp", "WanModel blocks.3"), ("fsdp", ""), ("fsdp", "WanModel blocks.4")]
+
+
+@BOTH
+def test_tags_are_there_when_recording_goes_on_inside(tmp_path, one_rank, natively):
+    def gather(*args):
+        wanhook.resume()
+        torch.distributed.all_reduce(torch.ones(2))
+        wanhook.pause()
+
+    tagged = wrapped(fsdp._tagged(lambda args: args[1]), gather, natively)
+    sent = wrapped(wrapping._all_to_all, gather, natively)
+    with recorded(tmp_path) as result:
+        wanhook.pause()
+        call(tagged, None, "blocks.3")
+        call(sent, None, 1)
+    trace = result.trace
+    tags = [(trace.strings[call["role"]], trace.strings[call["unit"]]) for call in trace.collectives]
+    assert tags == [("fsdp", "blocks.3"), ("out", "")]
 
 
 @BOTH
@@ -296,12 +361,12 @@ def test_where_torch_traces_the_functions_own_code_runs(tmp_path, monkeypatch, f
 
 def test_calls_leave_nothing_behind(tmp_path):
     result, argument = object(), object()
-    function = in_scope(wanhook.trace("again", level="op", index=1), lambda x, *, y: result)
+    function = scoped("again", level="op", index=1)(lambda x, *, y: result)
 
     def fail(x):
         raise ValueError("failed")
 
-    failing = in_scope(wanhook.trace("failing"), fail)
+    failing = scoped("failing")(fail)
     counts = []
     with recorded(tmp_path):
         for _ in range(3):

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import wanhook
 from programs import run_program
@@ -269,3 +270,26 @@ def test_names_without_end_are_told(tmp_path):
     names = [trace.strings[name] for name in trace.marks["name"]]
     assert (names[0], names[-1], len(names)) == ("step 0", "", 66_000)
     assert any("65535 different names" in note for note in trace.meta["notes"])
+
+
+def test_a_scope_of_an_earlier_recording_holds_nothing_of_the_next(tmp_path):
+    """Its number may be that of another scope there."""
+    native = load_native()
+    with wanhook.trace("first", out=tmp_path / "first"), wanhook.trace("inner"):
+        wanhook.stop()
+        wanhook.start(tmp_path / "next")
+        kept = torch.ones(5_000)
+        wanhook.mark("between")
+        native.begin_wait("wait")
+        native.end_wait()
+        with wanhook.trace("own"):
+            more = torch.ones(6_000)
+        wanhook.stop()
+    trace = only_trace(tmp_path / "next")
+    assert trace.health.damage == []
+    assert paths(trace) == ["wait", "own"]
+    own = {scope["id"]: trace.paths[scope["path"]] for scope in trace.scopes}
+    scopes = {int(event["size"]): own.get(event["scope"], "") for event in trace.allocator_events}
+    assert scopes[kept.nbytes] == ""
+    assert scopes[more.nbytes] == "own"
+    assert [int(mark["scope"]) for mark in trace.marks] == [0]

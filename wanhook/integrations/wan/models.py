@@ -110,7 +110,7 @@ def _class_forward(self, *args, **kwargs):
     return type(self).forward(self, *args, **kwargs)
 
 
-_ffn_forward = in_scope(trace("ffn", level="op"), _class_forward)
+_ffn_forward = _C.call_natively(in_scope(trace("ffn", level="op"), _class_forward), "scope")
 # A copied or unpickled module looks its method up by this name, and finds its class's own.
 _ffn_forward.__name__ = "forward"
 

@@ -60,7 +60,8 @@ def _wrapper(point: Point, level: str):
 
 
 def _scoped(name: str, level: str):
-    return functools.partial(in_scope, trace(name, level=level))
+    scope = trace(name, level=level)
+    return lambda original: _C.call_natively(in_scope(scope, original), "scope")
 
 
 def _all_to_all(original):
