@@ -2,9 +2,9 @@
 
 Unit costs; resident memory; what writing a recording to the disk takes; reading and analysing; replaying allocator
 events; on GPUs the window for NCCL's kernels and the perturbation check; and, with two GPUs or more and a Wan2.2
-checkout (--wan or WAN22_REPO), the cost of recording Wan2.2's own generate() beside other tools. `--only` runs single
-parts, also those that are long and about truth, not cost: kineto_matrix, long_run. One part that fails does not keep
-the others from running.
+checkout (--wan or WAN22_REPO), the cost of recording Wan2.2's own generate() beside other tools, and of a launch-bound
+step of it. `--only` runs single parts, also those that are long and about truth, not cost: kineto_matrix, long_run.
+One part that fails does not keep the others from running.
 """
 
 from __future__ import annotations
@@ -127,7 +127,10 @@ def wan(chosen: argparse.Namespace, gpus: int, folder: Path) -> dict:
         return {"skipped": "no Wan2.2 checkout was named (--wan or WAN22_REPO)"}
     if gpus < 2:
         return {"skipped": f"needs 2 GPUs, {gpus} here"}
-    return {size: wan_size(chosen, size, gpus, folder) for size in chosen.sizes}
+    found = {size: wan_size(chosen, size, gpus, folder) for size in chosen.sizes}
+    if "tiny" in chosen.sizes:  # launch-bound: whole requests are too far apart to tell a percent
+        found["steps of tiny"] = wan_steps(chosen, gpus, folder)
+    return found
 
 
 def wan_size(chosen: argparse.Namespace, size: str, gpus: int, folder: Path) -> dict:
@@ -142,6 +145,16 @@ def wan_size(chosen: argparse.Namespace, size: str, gpus: int, folder: Path) -> 
     status, output = run(command, WAN_TIMEOUT)
     figures = json.loads(out.read_text()) if out.exists() else None
     return {"status": status, "figures": figures, "output_end": output.splitlines()[-40:]}
+
+
+def wan_steps(chosen: argparse.Namespace, gpus: int, folder: Path) -> dict:
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus),
+        "-m", "benchmarks.wan22.steps", "--wan", str(chosen.wan), "--size", "tiny",
+        "--runs", str(folder / "runs-steps"), "--seconds", "20" if chosen.quick else "180",
+    ]  # fmt: skip
+    status, output = run(command, WAN_TIMEOUT)
+    return {"status": status, "output_end": output.splitlines()[-40:]}
 
 
 def main() -> int:

@@ -37,13 +37,14 @@ struct Call {
   }
   // By the function's own code.
   PyObject* in_python(PyObject* function) const { return run_code(function, arguments, count_and_flag, keywords); }
-  // A new reference; null with an error set.
-  PyObject* positional_tuple() const {
+  // What that Python function says of the tuple of positional arguments. A new reference; null with an error set.
+  PyObject* judged_by(PyObject* function) const {
     PyObject* tuple = PyTuple_New(positional());
-    for (Py_ssize_t at = 0; tuple != nullptr && at < positional(); ++at) {
-      PyTuple_SET_ITEM(tuple, at, Py_NewRef(arguments[at]));
-    }
-    return tuple;
+    if (tuple == nullptr) return nullptr;
+    for (Py_ssize_t at = 0; at < positional(); ++at) PyTuple_SET_ITEM(tuple, at, Py_NewRef(arguments[at]));
+    PyObject* answer = PyObject_CallOneArg(function, tuple);
+    Py_DECREF(tuple);
+    return answer;
   }
 };
 
@@ -192,9 +193,7 @@ PyObject* named(const Call& call, const char* name) {
   const bool ours =
       !torch_traces() && original != nullptr && role != nullptr && PyUnicode_Check(role) && unit_of != nullptr;
   if (!ours) return call.in_python(self);
-  PyObject* positional = call.positional_tuple();
-  PyObject* unit = positional == nullptr ? nullptr : PyObject_CallOneArg(unit_of, positional);
-  Py_XDECREF(positional);
+  PyObject* unit = call.judged_by(unit_of);
   if (unit == nullptr) return nullptr;
   const bool told = PyUnicode_Check(unit) && PyUnicode_GET_LENGTH(unit) > 0;
   const Tagged tagged(name_id(role), told ? name_id(unit) : 0);
@@ -211,9 +210,7 @@ PyObject* named(const Call& call, const char* name) {
       !torch_traces() && may_wait != nullptr && name != nullptr && PyUnicode_Check(name) && original != nullptr;
   if (!ours) return call.in_python(self);
   if (!wait_would_open()) return call.of(original);
-  PyObject* positional = call.positional_tuple();
-  PyObject* answer = positional == nullptr ? nullptr : PyObject_CallOneArg(may_wait, positional);
-  Py_XDECREF(positional);
+  PyObject* answer = call.judged_by(may_wait);
   const int waits = answer == nullptr ? -1 : PyObject_IsTrue(answer);
   Py_XDECREF(answer);
   if (waits < 0) return nullptr;
