@@ -39,6 +39,7 @@ FIRST = 2  # steps of a request before any that counts: they use each kernel for
 RUN = 7  # steps of one sort; the first does not count: it follows the change
 ORDERS = ("bare", "recorded", "recorded", "bare"), ("recorded", "bare", "bare", "recorded")
 MOST_CHANGES = 900  # Python stops caching the attributes of a class that has changed a thousand times
+# Bits of LeftOut in csrc/core/hook_profile.h.
 PARTS = {"everything": 0, "no GPU events": 1, "no allocator": 2, "no collectives": 4, "no scopes": 8, "nothing": 15}
 BLOCKS = 5  # of one step with each part left out, in a request
 

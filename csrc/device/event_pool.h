@@ -44,8 +44,8 @@ struct alignas(64) EventPair {
 };
 
 // Fetches what the driver keeps of an event, from where a handle points on, for a record that comes soon: between a
-// model's kernels it is cold, and a record of it takes a fifth longer. One event lies 592 bytes behind the other; where
-// a driver has it otherwise, other lines are fetched, and nothing else happens.
+// model's kernels it is cold. With driver 580 one event lies 592 bytes behind the other; where a driver has it
+// otherwise, other lines are fetched, and nothing else happens.
 inline void fetch_event(cudaEvent_t event) noexcept {
   constexpr int kLines = 9;
   for (int line = 0; line < kLines; ++line) fetch_ahead(reinterpret_cast<const char*>(event) + 64 * line);

@@ -8,7 +8,7 @@ that made it; those of torch and NVIDIA's libraries are counted and shown, no mo
 accesses that stay inside one of its segments.
 
 The tests are dealt out to several tools that run at a time, on the same GPUs. Two that repeat something hundreds of
-times, which took more than two minutes each, do it a twentieth as often (REPEATS).
+times had not ended after minutes: under the tool they repeat it a twentieth as often (REPEATS in processes.py).
 
 Left out are tests whose tolerances are times (everything is 10 to 50 times slower), those over NCCL (its kernels wait
 for each other, which the tool may serialise), those with CUPTI (two tools on one device), expandable segments (false
