@@ -45,9 +45,9 @@ class WithoutGil {
   PyThreadState* state_;
 };
 
-// In a build for profiling: the ticks of each call, in the order of HookPart, since the last call of it; and what to
-// leave out from now on, as bits of LeftOut.
-void add_hook_times([[maybe_unused]] py::module_& module) {
+// In builds for profiling: the ticks of each call, in the order of HookPart, since the last call of it; what to leave out
+// from now on, as bits of LeftOut.
+void add_profiling([[maybe_unused]] py::module_& module) {
 #if defined(WANHOOK_PROFILE_HOOKS)
   module.def("take_hook_times", [] {
     for (int turn = 0; turn < 1000; ++turn) WANHOOK_TIME_HOOK(HookPart::kEmpty);
@@ -58,6 +58,8 @@ void add_hook_times([[maybe_unused]] py::module_& module) {
     }
     return rows;
   });
+#endif
+#if defined(WANHOOK_LEAVE_OUT)
   module.def("leave_out", [](uint32_t parts) { left_out.store(parts, std::memory_order_relaxed); });
 #endif
 }
@@ -210,7 +212,7 @@ PYBIND11_MODULE(_C, module) {
   });
   module.def("inject_disk_fault", &disk::inject_fault);
   module.def("inject_memory_use", &inject_memory_use);
-  add_hook_times(module);
+  add_profiling(module);
   module.def("spans_outstanding", &SpanTimer::outstanding);
   module.def("cpu_memory_totals", [] {
     const CpuMemoryTotals totals = cpu_memory_totals();

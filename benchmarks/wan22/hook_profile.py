@@ -4,10 +4,11 @@
     torchrun --nproc-per-node 2 -m benchmarks.wan22.hook_profile --wan DIR --size tiny [--rounds 12]
 
 In loops the hooks find their code and data in the caches; between two kernels of a model they do not. Rank 0's host
-time in each part of a hook is printed by call and by step, beside the difference between recorded and bare requests of
-the same rounds. What is left of that is outside of the hooks: torch's own entry for a tracker, the Python wrappers of
-the integrations, and what the GPU and the other rank make of the delays. Reading the clocks is in the difference, not
-in the parts.
+time in each part of a hook and of the integrations' native wrappers is printed by call and by step, of requests with a
+paused recording and of recorded ones, beside the difference between recorded and bare requests of the same rounds. In
+recorded requests scopes begin and end inside of wrappers. What is left of the difference is torch's own entry for a
+tracker, the way into a wrapper and out of it, the wrappers in Python, and what the GPU and the other rank make of the
+delays. Reading the clocks is in the difference, not in the parts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 
 from .harness import add_arguments, build_pipeline, say, sized
 from .measurement import measure
-from .observers import Nothing, RecordingWithScopes
+from .observers import Nothing, RecordingWithScopes, WrappersAlone
 
 _PARTS = (
     "allocator entry",
@@ -30,7 +31,10 @@ _PARTS = (
     "of these: memory sample",
     "of these: cudaEventRecord at begin",
     "of these: cudaEventRecord at end",
+    "wrapper, before what it wraps",
+    "wrapper, after",
 )
+_HOOKS = 5  # of the parts: outermost ones
 
 
 def parse() -> argparse.Namespace:
@@ -63,7 +67,7 @@ def table(rounds: list[list[np.ndarray]], steps: int) -> list[str]:
             f"{name:<36} {len(spent) / turns:>13.1f} {np.median(spent):>10.0f} {spent.mean():>8.0f} {spent.max():>9.0f}"
             f" {spent.sum() / turns / 1e3:>10.1f}"
         )
-        total += 0 if name.startswith("of these") else spent.sum() / turns / 1e3
+        total += spent.sum() / turns / 1e3 if number < _HOOKS else 0
     lines.append(f"{'in the hooks':<79} {total:>10.1f}")
     return lines
 
@@ -78,21 +82,23 @@ def main() -> None:
 
     run = wanhook.load(str(arguments.runs / "warm-up"))
     period = next(trace for trace in run.traces if trace.rank == rank).header["tick_period"]
-    profiles, change = [], []
+    kinds = (Nothing, WrappersAlone, RecordingWithScopes)
+    profiles, change = {kind: [] for kind in kinds}, []
     for number in range(arguments.rounds):
         seconds = {}
-        for kind in (Nothing, RecordingWithScopes) if number % 2 else (RecordingWithScopes, Nothing):
+        for kind in kinds if number % 2 else reversed(kinds):
             take(period)
-            seconds[kind] = measure(pipeline, kind(arguments.runs / f"{number}", rank), arguments.seed).seconds
-            if kind is RecordingWithScopes:
-                profiles.append(take(period))
+            folder = arguments.runs / f"{kind.name}-{number}"
+            seconds[kind] = measure(pipeline, kind(folder, rank), arguments.seed).seconds
+            profiles[kind].append(take(period))
         change.append(seconds)
     everyone = pipeline.ranks.gather([[one[Nothing], one[RecordingWithScopes]] for one in change])
     if rank == 0:
         slowest = [[max(pair[which] for pair in pairs) for which in (0, 1)] for pairs in zip(*everyone, strict=True)]
         bare = statistics.median(one[0] for one in slowest) / steps * 1e6
         more = statistics.median(one[1] - one[0] for one in slowest) / steps * 1e6
-        print("\n".join(table(profiles, steps)))
+        for kind in (WrappersAlone, RecordingWithScopes):
+            print(f"{kind.name}:", *table(profiles[kind], steps), sep="\n")
         print(f"{'recorded - bare request':<79} {more:>10.1f}  ({100 * more / bare:+.2f} % of {bare:.0f})")
     say(pipeline.ranks, "done")
     pipeline.ranks.leave()

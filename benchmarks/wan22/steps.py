@@ -3,14 +3,14 @@
     torchrun --nproc-per-node 2 -m benchmarks.wan22.steps --wan DIR --size tiny --seconds 180 --out steps.json
 
 `overhead` compares whole requests. On a machine whose speed changes within a second that tells nothing below a few
-percent; here what is compared lies a quarter of a second apart. Each request has runs of six steps and one, which
-is left out, before each: bare, recorded, recorded, bare, or the opposite. Recorded: everything on, at level `op`.
-Bare: the recording is paused and every wrapper of the integrations is off its class, module or instance. Both hold
-what stays attached, with its gate closed, and the loop over the steps, which is one call a step.
+percent; here what is compared lies a few steps apart. A request is made of blocks of one step of each sort, in an order
+that chance picks. `recorded`: everything on, at level `op`. `paused`: the wrappers of the integrations are on and the
+gate is closed. `bare`: so it is, and every wrapper is off its class, module or instance. All hold what stays attached,
+with its gate closed, and the loop over the steps, which is one call a step. Before each step of any sort the wrappers go
+off and on and the gate opens and closes, so that all begin alike.
 
-With `--parts` the recorder leaves out one of its parts in each step, another one in the next: what a part costs from
-end to end is how much longer the steps with everything are. The wrappers stay on. That needs the build for profiling,
-`CFLAGS=-DWANHOOK_PROFILE_HOOKS python3 setup.py build_ext --inplace`, whose own clock readings are in every step.
+With `--parts` there are steps as well in which the recorder leaves out one of its parts, or all. That needs a build that
+can, `CFLAGS=-DWANHOOK_LEAVE_OUT python3 setup.py build_ext --inplace`.
 
 A step is the host's time from its begin to the next one's, on the slowest rank. Meant for the launch-bound size:
 elsewhere the host runs ahead of the GPU, and its steps are not the GPU's.
@@ -25,40 +25,33 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
 
+from wanhook._native import load
+
 from .harness import Pipeline, add_arguments, build_pipeline, say, sized
 from .measurement import machine
-from .observers import RecordingWithScopes
+from .observers import Nothing, RecordingWithScopes
 from .ratios import paired_ratio
 
 FIRST = 2  # steps of a request before any that counts: they use each kernel for the first time
-RUN = 7  # steps of one sort; the first does not count: it follows the change
-ORDERS = ("bare", "recorded", "recorded", "bare"), ("recorded", "bare", "bare", "recorded")
-MOST_CHANGES = 900  # Python stops caching the attributes of a class that has changed a thousand times
+MOST = 84  # that count, in a request; Wan's solver fails with some numbers of steps from 92 on
+# Changes of a class after which Python stops caching its attributes, with some room (3.12: of all classes).
+MOST_CHANGES = 6000 if sys.version_info < (3, 13) else 900
+BARE, PAUSED, RECORDED = "bare", "paused", "recorded"
 # Bits of LeftOut in csrc/core/hook_profile.h.
-PARTS = {"everything": 0, "no GPU events": 1, "no allocator": 2, "no collectives": 4, "no scopes": 8, "nothing": 15}
-BLOCKS = 5  # of one step with each part left out, in a request
+PARTS = {"GPU events": 1, "allocator": 2, "collectives": 4, "scopes": 8, "resolver": 16, "anything": 31}
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A step: what sort it is, whether it is the first of its sort, and whether it counts."""
-
-    sort: str
-    first: bool
-    counts: bool
+def without(part: str) -> str:
+    return f"no {part}"
 
 
-def plan_runs(order: Iterable[str]) -> list[Planned]:
-    return [Planned(sort, step == 0, step > 0) for sort in order for step in range(RUN)]
-
-
-def plan_parts(chance: random.Random) -> list[Planned]:
-    return [Planned(sort, True, True) for _ in range(BLOCKS) for sort in chance.sample(list(PARTS), len(PARTS))]
+def plan(sorts: Sequence[str], chance: random.Random) -> list[str]:
+    """The sort of each step of a request, from FIRST on."""
+    return [sort for _ in range(MOST // len(sorts)) for sort in chance.sample(sorts, len(sorts))]
 
 
 class Wrappers:
@@ -81,7 +74,9 @@ class Wrappers:
                 if now is not None and now is value:
                     places.append((holder, name, now, before))
         self._places = {(id(owner), name): (owner, name, now, before) for owner, name, now, before in places}
-        self._forwards = [(vars(each), vars(each)["forward"]) for each in models._numbered if "forward" in vars(each)]
+        forwards = [(vars(each), vars(each).get("forward")) for each in models._numbered]
+        # Wan gives its models a forward of their own too, for Ulysses: that one stays.
+        self._forwards = [each for each in forwards if getattr(each[1], "__func__", None) is models._ffn_forward]
 
     def put(self, on: bool) -> None:
         for owner, name, now, before in self._places.values():
@@ -101,63 +96,59 @@ def _is_own(before: object) -> bool:
 
 
 class Steps:
-    """Stands where Wan has its progress bar. `change` is called with the sort of the steps that follow."""
+    """Stands where Wan has its progress bar. `change` is called with the sort of the step that follows."""
 
     def __init__(self) -> None:
-        self.plan: list[Planned] = []  # of the next request's steps, from FIRST on
+        self.plan: list[str] = []
         self.change: Callable[[str], None] = lambda _sort: None
         self.counted: list[tuple[str, float]] = []  # sort and seconds
 
     def __call__(self, timesteps, **_options):
         self.counted = []
-        for planned, timestep in zip([None] * FIRST + self.plan, timesteps, strict=True):
-            if planned is not None and planned.first:
-                self.change(planned.sort)
+        for sort, timestep in zip([None] * FIRST + self.plan, timesteps, strict=True):
+            if sort is not None:
+                self.change(sort)
             began = time.perf_counter()
             yield timestep
-            if planned is not None and planned.counts:
-                self.counted.append((planned.sort, time.perf_counter() - began))
+            if sort is not None:
+                self.counted.append((sort, time.perf_counter() - began))
 
 
 class Switch:
-    """Bare steps and recorded ones. Made for each request, whose wrappers are new."""
+    """To the sort of the next step. Made for each request, whose wrappers are new."""
 
     changes = 0
 
     def __init__(self) -> None:
         self._wrappers: Wrappers | None = None
+        self._leave_out = getattr(load(), "leave_out", lambda _parts: None)
 
     def __call__(self, sort: str) -> None:
         import wanhook
 
         self._wrappers = self._wrappers or Wrappers()
-        self._wrappers.put(sort == "bare")  # both ways each time: a class that has changed is slow for a moment
-        self._wrappers.put(sort != "bare")
-        Switch.changes += 2
+        self._wrappers.put(sort == BARE)  # both ways each time: a class that has changed is slow for a moment
+        self._wrappers.put(sort != BARE)
+        Switch.changes += 1  # one: nothing is looked up in between
         wanhook.pause()
-        if sort != "bare":
-            wanhook.resume()
+        wanhook.resume()  # the allocator's state is written
+        if sort in (BARE, PAUSED):
+            wanhook.pause()
+        self._leave_out(next((bits for part, bits in PARTS.items() if sort == without(part)), 0))
 
 
-def leave_out(sort: str) -> None:
-    from wanhook._native import load
-
-    native = load()
-    if not hasattr(native, "leave_out"):
-        raise SystemExit("steps --parts: build with CFLAGS=-DWANHOOK_PROFILE_HOOKS first")
-    native.leave_out(PARTS[sort])
-
-
-def serve(pipeline: Pipeline, steps: Steps, plan: list[Planned], chosen: argparse.Namespace, label: str) -> None:
+def serve(pipeline: Pipeline, steps: Steps, sorts: list[str], chosen: argparse.Namespace, label: str) -> str:
+    """Digest of the latents."""
     gc.collect()
     pipeline.ranks.synchronize()
-    steps.plan = plan
-    steps.change = leave_out if chosen.parts else Switch()
-    with RecordingWithScopes(chosen.runs / label, pipeline.ranks.rank):
-        pipeline.generate(chosen.seed, FIRST + len(plan))
-        steps.change("everything" if chosen.parts else "recorded")
+    steps.plan, steps.change = sorts, Switch() if label else lambda _sort: None
+    observer = RecordingWithScopes if label else Nothing
+    with observer(chosen.runs / label, pipeline.ranks.rank):
+        pipeline.generate(chosen.seed, FIRST + len(sorts))
+        steps.change(RECORDED)
         if torch.cuda.is_available():
             torch.cuda.synchronize(pipeline.ranks.device)
+    return pipeline.latents_digest()
 
 
 def slowest(ranks: list[list[list]]) -> list[list[tuple[str, float]]]:
@@ -168,28 +159,19 @@ def slowest(ranks: list[list[list]]) -> list[list[tuple[str, float]]]:
     ]
 
 
-def compare_runs(requests: list[list[tuple[str, float]]]) -> list[str]:
-    """One line: recorded runs over their bare neighbours."""
-    sides: dict[str, list[float]] = {"bare": [], "recorded": []}
-    for request in requests:
-        for first in range(0, len(request), RUN - 1):
-            run = request[first : first + RUN - 1]
-            sides[run[0][0]].append(statistics.fmean(seconds for _, seconds in run))
-    ratio = paired_ratio(sides["recorded"], sides["bare"])
-    bare = 1e3 * statistics.median(sides["bare"])
-    return [f"{ratio.pairs} pairs of runs of {RUN - 1} steps, bare step {bare:.2f} ms, recorded {ratio.percent()}"]
+def compare(requests: list[list[tuple[str, float]]], sorts: Sequence[str]) -> list[str]:
+    """Every sort over the bare steps of its blocks, and what each part costs: recorded steps over those without it."""
+    blocks = [dict(each[at : at + len(sorts)]) for each in requests for at in range(0, len(each), len(sorts))]
+    times = {sort: [block[sort] for block in blocks] for sort in sorts}
+    lines = [f"{len(blocks)} blocks of {len(sorts)} steps, {1e3 * statistics.median(times[BARE]):.2f} ms bare"]
 
+    def over(which: str, base: str) -> None:
+        more = 1e6 * statistics.median(a - b for a, b in zip(times[which], times[base], strict=True))
+        lines.append(f"{which:<8} over {base:<14} {more:>+7.0f} us  {paired_ratio(times[which], times[base]).percent()}")
 
-def compare_parts(requests: list[list[tuple[str, float]]]) -> list[str]:
-    """A line for each part: steps with everything over those without it, block by block."""
-    blocks = [dict(each[at : at + len(PARTS)]) for each in requests for at in range(0, len(each), len(PARTS))]
-    everything = [block["everything"] for block in blocks]
-    median = 1e3 * statistics.median(everything)
-    lines = [f"{len(blocks)} blocks of {len(PARTS)} steps, {median:.2f} ms with everything"]
-    for part in list(PARTS)[1:]:
-        without = [block[part] for block in blocks]
-        more = 1e6 * statistics.median(a - b for a, b in zip(everything, without, strict=True))
-        lines.append(f"everything over {part:<14} {more:>+7.0f} us  {paired_ratio(everything, without).percent()}")
+    for sort in sorts:
+        if sort != BARE:
+            over(*((RECORDED, sort) if sort not in (PAUSED, RECORDED) else (sort, BARE)))
     return lines
 
 
@@ -197,8 +179,11 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--seconds", type=float, default=180, help="how long to go on serving requests")
-    parser.add_argument("--parts", action="store_true", help="leave out one part of the recorder a step")
-    return parser.parse_args()
+    parser.add_argument("--parts", action="store_true", help="steps without one part of the recorder too")
+    chosen = parser.parse_args()
+    if chosen.parts and not hasattr(load(), "leave_out"):
+        parser.error("build with CFLAGS=-DWANHOOK_LEAVE_OUT python3 setup.py build_ext --inplace first")
+    return chosen
 
 
 def main() -> int:
@@ -207,24 +192,23 @@ def main() -> int:
     ranks, steps = pipeline.ranks, Steps()
     sys.modules["wan.text2video"].tqdm = steps
     chance = random.Random(chosen.seed)  # alike on all ranks
-    compare = compare_parts if chosen.parts else compare_runs
-
-    def plan() -> list[Planned]:
-        return plan_parts(chance) if chosen.parts else plan_runs(chance.choice(ORDERS))
-
+    sorts = [BARE, PAUSED, RECORDED, *(map(without, PARTS) if chosen.parts else ())]
+    digest = serve(pipeline, steps, plan(sorts, chance), chosen, "")
     for number in range(2):
-        serve(pipeline, steps, plan(), chosen, f"warm-up-{number}")
+        serve(pipeline, steps, plan(sorts, chance), chosen, f"warm-up-{number}")
     requests: list[list[tuple[str, float]]] = []
     began, over, everyone = time.monotonic(), False, []
     while not over:
-        serve(pipeline, steps, plan(), chosen, f"request-{len(requests)}")
+        if serve(pipeline, steps, plan(sorts, chance), chosen, f"request-{len(requests)}") != digest:
+            raise SystemExit("steps: the steps of some sort do not compute what an unwatched request does")
         requests.append(steps.counted)
-        over = any(ranks.gather(time.monotonic() - began > chosen.seconds or Switch.changes > MOST_CHANGES))
+        spent = time.monotonic() - began > chosen.seconds or Switch.changes > MOST_CHANGES - MOST
+        over = any(ranks.gather(spent))
         if over or len(requests) % 20 == 0:
             everyone = ranks.gather(requests)
-            say(ranks, "\n".join([f"{chosen.size}, {len(requests)} requests", *compare(slowest(everyone))]))
+            say(ranks, "\n".join([f"{chosen.size}, {len(requests)} requests", *compare(slowest(everyone), sorts)]))
     if chosen.out and ranks.rank == 0:
-        result = {"machine": machine(ranks), "parts": chosen.parts, "steps": everyone}
+        result = {"machine": machine(ranks), "sorts": sorts, "steps": everyone}
         chosen.out.write_text(json.dumps(result, indent=1) + "\n")
     ranks.leave()
     return 0

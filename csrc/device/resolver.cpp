@@ -12,6 +12,7 @@
 #include <unordered_map>
 
 #include "core/clock.h"
+#include "core/hook_profile.h"
 #include "core/recorder.h"
 #include "device/device_sampler.h"
 #include "device/span_timer.h"
@@ -50,6 +51,10 @@ class Rounds {
       const auto unfinished = Recorder::get().unfinished();
       if (unfinished.empty()) {
         Recorder::get().resolver_wake().sleep(int64_t{3600} * 1'000'000'000);
+        continue;
+      }
+      if (WANHOOK_LEFT_OUT(kNoResolver)) {
+        Recorder::get().resolver_wake().sleep(kNap);
         continue;
       }
       for (const Recorder::Unfinished& each : unfinished) {

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "core/hook_profile.h"
 #include "core/recorder.h"
 #include "core/thread_state.h"
 #include "python/names.h"
@@ -26,12 +27,15 @@ struct Call {
   PyObject* const* arguments;
   size_t count_and_flag;
   PyObject* keywords;
+  WANHOOK_CALL_TIMER(timer);
 
   Py_ssize_t positional() const noexcept { return PyVectorcall_NARGS(count_and_flag); }
   // Guarded as a call by Python's own code is: what calls itself through C alone would overflow the stack.
   PyObject* of(PyObject* function) const {
     if (Py_EnterRecursiveCall(" in a function that wanhook wraps") != 0) return nullptr;
+    WANHOOK_CALL_GOES_OUT(timer);
     PyObject* result = PyObject_Vectorcall(function, arguments, count_and_flag, keywords);
+    WANHOOK_CALL_IS_BACK(timer);
     Py_LeaveRecursiveCall();
     return result;
   }
