@@ -45,8 +45,8 @@ class WithoutGil {
   PyThreadState* state_;
 };
 
-// In builds for profiling: the ticks of each call, in the order of HookPart, since the last call of it; what to leave out
-// from now on, as bits of LeftOut.
+// In builds for profiling: the ticks of each call, in the order of HookPart, since the last call of it; what to leave
+// out from now on, as bits of LeftOut.
 void add_profiling([[maybe_unused]] py::module_& module) {
 #if defined(WANHOOK_PROFILE_HOOKS)
   module.def("take_hook_times", [] {

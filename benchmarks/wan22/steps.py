@@ -6,11 +6,11 @@
 percent; here what is compared lies a few steps apart. A request is made of blocks of one step of each sort, in an order
 that chance picks. `recorded`: everything on, at level `op`. `paused`: the wrappers of the integrations are on and the
 gate is closed. `bare`: so it is, and every wrapper is off its class, module or instance. All hold what stays attached,
-with its gate closed, and the loop over the steps, which is one call a step. Before each step of any sort the wrappers go
-off and on and the gate opens and closes, so that all begin alike.
+with its gate closed, and the loop over the steps, which is one call a step. Before each step of any sort the wrappers
+go off and on and the gate opens and closes, so that all begin alike.
 
-With `--parts` there are steps as well in which the recorder leaves out one of its parts, or all. That needs a build that
-can, `CFLAGS=-DWANHOOK_LEAVE_OUT python3 setup.py build_ext --inplace`.
+With `--parts` there are steps as well in which the recorder leaves out one of its parts, or all. That needs a build
+that can, `CFLAGS=-DWANHOOK_LEAVE_OUT python3 setup.py build_ext --inplace`.
 
 A step is the host's time from its begin to the next one's, on the slowest rank. Meant for the launch-bound size:
 elsewhere the host runs ahead of the GPU, and its steps are not the GPU's.
@@ -167,7 +167,8 @@ def compare(requests: list[list[tuple[str, float]]], sorts: Sequence[str]) -> li
 
     def over(which: str, base: str) -> None:
         more = 1e6 * statistics.median(a - b for a, b in zip(times[which], times[base], strict=True))
-        lines.append(f"{which:<8} over {base:<14} {more:>+7.0f} us  {paired_ratio(times[which], times[base]).percent()}")
+        ratio = paired_ratio(times[which], times[base])
+        lines.append(f"{which:<8} over {base:<14} {more:>+7.0f} us  {ratio.percent()}")
 
     for sort in sorts:
         if sort != BARE:

@@ -73,7 +73,8 @@ class CallTimer {
   mutable bool gone_ = false;
 };
 
-#define WANHOOK_CALL_TIMER(timer) ::wanhook::CallTimer timer{}
+#define WANHOOK_CALL_TIMER(timer) \
+  ::wanhook::CallTimer timer {}
 #define WANHOOK_CALL_GOES_OUT(timer) timer.goes_out()
 #define WANHOOK_CALL_IS_BACK(timer) timer.is_back()
 #define WANHOOK_TIME_HOOK(part) const ::wanhook::HookTimer hook_timer(part)
