@@ -1,4 +1,5 @@
-"""`make memcheck`: GPU tests under NVIDIA's compute-sanitizer (memcheck). ARGS go to pytest, but for `--jobs N`.
+"""`make memcheck`: GPU tests under NVIDIA's compute-sanitizer (memcheck). ARGS go to pytest, but for `--jobs N` and
+`--limit SECONDS`, after which tests that have not ended are ended; before that they say where they are.
 
 First a planted overrun has to be found: on some machines the tool starts and checks nothing ("Device not supported").
 Exit status: 0 clean, 1 something is wrong, 2 nothing could be checked.
@@ -47,6 +48,7 @@ OPTIONS = (
     "--num-callers-host=12", "--launch-timeout=120",
 )  # fmt: skip
 LIMIT_SECONDS = 540
+STACKS_BEFORE = 15  # seconds before the limit
 PREFIX = "========="
 PLANTED = "Invalid __global__ write"
 UNSUPPORTED = "Device not supported"
@@ -133,8 +135,10 @@ def sanitizer() -> str | None:
     return next((place for place in places if place and os.access(place, os.X_OK)), None)
 
 
-def run(tool: str, folder: Path, name: str, arguments: Sequence[str], most_printed: int) -> tuple[str, str, int]:
-    """What the tool printed, what the Python program printed, and the exit status (124: it took too long).
+def run(
+    tool: str, folder: Path, name: str, arguments: Sequence[str], most_printed: int, limit: float
+) -> tuple[str, str, int]:
+    """What the tool printed, what the Python program printed, and the exit status (124: it took longer than `limit`).
 
     Two files in `folder`: in one, a finding could begin in the middle of a line of the program's.
     """
@@ -147,7 +151,7 @@ def run(tool: str, folder: Path, name: str, arguments: Sequence[str], most_print
             command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            status = process.wait(LIMIT_SECONDS)
+            status = process.wait(limit)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -157,7 +161,7 @@ def run(tool: str, folder: Path, name: str, arguments: Sequence[str], most_print
 
 
 def finds_planted(tool: str, folder: Path) -> bool:
-    log, printed, _ = run(tool, folder, "overrun", ["-m", "gpu.programs.overrun"], most_printed=10)
+    log, printed, _ = run(tool, folder, "overrun", ["-m", "gpu.programs.overrun"], most_printed=10, limit=LIMIT_SECONDS)
     if UNSUPPORTED not in log + printed and PLANTED in log:
         return True
     print((log + printed)[-4000:])
@@ -191,16 +195,16 @@ def worst(codes: Sequence[int]) -> int:
     return next((code for code in (WRONG, UNCHECKED) if code in codes), CLEAN)
 
 
-def take_jobs(arguments: Sequence[str]) -> tuple[int, list[str]]:
-    """``--jobs N``, by default one for four cores, and the arguments without it. ValueError for what is no number."""
+def take_number(arguments: Sequence[str], option: str, default: int) -> tuple[int, list[str]]:
+    """The number behind the option, and the arguments without the two. ValueError for what is no number from 1 on."""
     left = list(arguments)
-    if "--jobs" not in left:
-        return max(1, min(8, (os.cpu_count() or 1) // 4)), left
-    place = left.index("--jobs")
-    jobs = int("".join(left[place + 1 : place + 2]))
-    if jobs < 1:
-        raise ValueError(f"{jobs} is less than one")
-    return jobs, left[:place] + left[place + 2 :]
+    if option not in left:
+        return default, left
+    place = left.index(option)
+    number = int("".join(left[place + 1 : place + 2]))
+    if number < 1:
+        raise ValueError(f"{number} is less than one")
+    return number, left[:place] + left[place + 2 :]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -210,9 +214,10 @@ def main(arguments: Sequence[str]) -> int:
         print("nvidia-cuda-sanitizer-api of torch's CUDA version. COMPUTE_SANITIZER=/path/to/it names another one.")
         return UNCHECKED
     try:
-        jobs, arguments = take_jobs(arguments)
+        jobs, arguments = take_number(arguments, "--jobs", max(1, min(8, (os.cpu_count() or 1) // 4)))
+        limit, arguments = take_number(arguments, "--limit", LIMIT_SECONDS)
     except ValueError as error:
-        print(f"NOTHING WAS CHECKED: --jobs takes a number of tests to run at a time: {error}")
+        print(f"NOTHING WAS CHECKED: --jobs takes a number of tests to run at a time, --limit one of seconds: {error}")
         return UNCHECKED
     folder = Path(tempfile.mkdtemp(prefix="wanhook-memcheck-"))
     print(f"{tool}; all output goes to {folder}", flush=True)
@@ -225,10 +230,11 @@ def main(arguments: Sequence[str]) -> int:
     print(f"the planted overrun was found; now {sum(map(len, parts))} tests, {len(parts)} at a time", flush=True)
 
     def check(number: int) -> int:
-        chosen = ["-m", "pytest", "-q", *pytest_arguments(arguments, parts[number])]
-        log, printed, status = run(tool, folder, f"tests-{number}", chosen, most_printed=0)
+        stacks = f"faulthandler_timeout={max(1, limit - STACKS_BEFORE)}"
+        chosen = ["-m", "pytest", "-q", "-o", stacks, *pytest_arguments(arguments, parts[number])]
+        log, printed, status = run(tool, folder, f"tests-{number}", chosen, most_printed=0, limit=limit)
         code, lines = verdict(log, status)
-        print("\n".join([*printed.splitlines()[-40:], *parts[number], *lines, ""]), flush=True)
+        print("\n".join([*printed.splitlines()[-80:], *parts[number], *lines, ""]), flush=True)
         return code
 
     with ThreadPoolExecutor(len(parts)) as pool:

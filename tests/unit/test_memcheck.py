@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpu.memcheck import CLEAN, UNCHECKED, WRONG, dealt, findings, take_jobs, verdict, worst
+from gpu.memcheck import CLEAN, UNCHECKED, WRONG, dealt, findings, take_number, verdict, worst
 
 BANNER = "========= COMPUTE-SANITIZER\n"
 DRIVER_FRAME = "=========         Host Frame:  [0x37ac12] in /usr/lib/libcuda.so.1\n"
@@ -93,10 +93,8 @@ def test_the_worst_verdict_is_that_of_all():
 
 
 def test_jobs_are_not_pytests():
-    assert take_jobs(["-k", "capture", "--jobs", "3", "-x"]) == (3, ["-k", "capture", "-x"])
-    jobs, left = take_jobs(["-x"])
-    assert jobs >= 1
-    assert left == ["-x"]
+    assert take_number(["-k", "capture", "--jobs", "3", "-x"], "--jobs", 2) == (3, ["-k", "capture", "-x"])
+    assert take_number(["-x"], "--jobs", 2) == (2, ["-x"])
     for wrong in (["--jobs"], ["--jobs", "many"], ["--jobs", "0"]):
         with pytest.raises(ValueError, match=r"invalid literal|less than one"):
-            take_jobs(wrong)
+            take_number(wrong, "--jobs", 2)
