@@ -189,15 +189,35 @@ PyObject* named(const Call& call, const char* name) {
   return call.of(original);
 }
 
+// The argument at that place, borrowed; null where there is none.
+PyObject* argument_at(const Call& call, PyObject* place) {
+  const Py_ssize_t at = PyLong_AsSsize_t(place);  // a small int
+  return at >= 0 && at < call.positional() ? call.arguments[at] : nullptr;
+}
+
+// known[id(unit)][1]. A new reference; null without an error if it is not there.
+PyObject* known_name(PyObject* known, PyObject* unit) {
+  PyObject* id = unit == nullptr ? nullptr : PyLong_FromVoidPtr(unit);
+  PyObject* told = id == nullptr ? nullptr : PyDict_GetItemWithError(known, id);
+  Py_XDECREF(id);
+  PyErr_Clear();
+  return told != nullptr && PyTuple_Check(told) && PyTuple_GET_SIZE(told) == 2 ? Py_NewRef(PyTuple_GET_ITEM(told, 1))
+                                                                               : nullptr;
+}
+
 [[gnu::hot]] PyObject* with_unit(PyObject* self, PyObject* const* arguments, size_t count, PyObject* keywords) {
   const Call call{arguments, count, keywords};
-  PyObject* original = free_variable(self, 0);
-  PyObject* role = free_variable(self, 1);
-  PyObject* unit_of = free_variable(self, 2);
-  const bool ours =
-      !torch_traces() && original != nullptr && role != nullptr && PyUnicode_Check(role) && unit_of != nullptr;
+  PyObject* known = free_variable(self, 0);
+  PyObject* original = free_variable(self, 1);
+  PyObject* place = free_variable(self, 2);
+  PyObject* role = free_variable(self, 3);
+  PyObject* unit_of = free_variable(self, 4);
+  const bool ours = !torch_traces() && known != nullptr && PyDict_Check(known) && original != nullptr &&
+                    place != nullptr && PyLong_Check(place) && role != nullptr && PyUnicode_Check(role) &&
+                    unit_of != nullptr;
   if (!ours) return call.in_python(self);
-  PyObject* unit = call.judged_by(unit_of);
+  PyObject* unit = known_name(known, argument_at(call, place));
+  if (unit == nullptr) unit = call.judged_by(unit_of);
   if (unit == nullptr) return nullptr;
   const bool told = PyUnicode_Check(unit) && PyUnicode_GET_LENGTH(unit) > 0;
   const Tagged tagged(name_id(role), told ? name_id(unit) : 0);
@@ -210,13 +230,18 @@ PyObject* named(const Call& call, const char* name) {
   PyObject* may_wait = free_variable(self, 0);
   PyObject* name = free_variable(self, 1);
   PyObject* original = free_variable(self, 2);
-  const bool ours =
-      !torch_traces() && may_wait != nullptr && name != nullptr && PyUnicode_Check(name) && original != nullptr;
+  PyObject* place = free_variable(self, 3);
+  const bool ours = !torch_traces() && may_wait != nullptr && name != nullptr && PyUnicode_Check(name) &&
+                    original != nullptr && place != nullptr && PyLong_Check(place);
   if (!ours) return call.in_python(self);
   if (!wait_would_open()) return call.of(original);
-  PyObject* answer = call.judged_by(may_wait);
-  const int waits = answer == nullptr ? -1 : PyObject_IsTrue(answer);
-  Py_XDECREF(answer);
+  PyObject* unit = argument_at(call, place);
+  int waits = unit != nullptr && unit != Py_None ? 1 : 0;
+  if (waits != 0 && may_wait != Py_None) {
+    PyObject* answer = call.judged_by(may_wait);
+    waits = answer == nullptr ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+  }
   if (waits < 0) return nullptr;
   if (waits == 0 || !begin_wait(name_id(name))) return call.of(original);
   PyObject* result = call.of(original);
@@ -243,8 +268,8 @@ const Kind kinds[] = {
     {"scope", in_scope, {"original", "scope"}},
     {"block", in_block, {"original", "scopes"}},
     {"role", in_role, {"original", "roles"}},
-    {"unit", with_unit, {"original", "role", "unit_of"}},
-    {"wait", in_wait, {"may_wait", "name", "original"}},
+    {"unit", with_unit, {"known", "original", "place", "role", "unit_of"}},
+    {"wait", in_wait, {"may_wait", "name", "original", "place"}},
     {"behind wait", behind_wait, {"original"}},
 };
 

@@ -236,13 +236,13 @@ def test_a_unit_without_parameters_or_before_its_first_forward_has_no_name(detac
     assert fsdp_units.of_handle((state, None)) == ""
     handle = Handle()
     assert fsdp_units.of_handle((state, handle)) == ""
-    assert not fsdp_units._names
+    assert not fsdp_units.known
     state._exec_order_data.param_to_fqn[Handle.flat_param] = ["blocks.3.weight"]  # no unit is the root's
     assert fsdp_units.of_handle((state, handle)) == "blocks.3"
     state._exec_order_data.param_to_fqn.clear()
     assert fsdp_units.of_handle((state, handle)) == "blocks.3", "it was looked up again"
     del handle
-    assert not fsdp_units._names
+    assert not fsdp_units.known
     assert len(attach.notes()) == known
 
 

@@ -275,7 +275,7 @@ def test_unit_and_role_of_fsdp(tmp_path, one_rank, natively):
         if fail:
             raise ValueError(handle)
 
-    function = wrapped(fsdp._tagged(lambda args: args[1]), gather, natively)
+    function = wrapped(fsdp._tagged(1, lambda args: args[1]), gather, natively)
     with recorded(tmp_path) as result:
         call(function, None, "WanModel blocks.3")
         call(function, None, "")
@@ -294,7 +294,7 @@ def test_tags_are_there_when_recording_goes_on_inside(tmp_path, one_rank, native
         torch.distributed.all_reduce(torch.ones(2))
         wanhook.pause()
 
-    tagged = wrapped(fsdp._tagged(lambda args: args[1]), gather, natively)
+    tagged = wrapped(fsdp._tagged(1, lambda args: args[1]), gather, natively)
     sent = wrapped(wrapping._all_to_all, gather, natively)
     with recorded(tmp_path) as result:
         wanhook.pause()
@@ -321,8 +321,8 @@ def test_waits_begin_and_end_where_they_should(tmp_path, natively):
 
     fail = False
     behind = wrapped(fsdp._ending, lambda: None, natively)
-    again = wrapped(fsdp._waiting(fsdp._has_handle), lambda state, handle: inner(), natively)
-    function = wrapped(fsdp._waiting(fsdp._has_handle), entered, natively)
+    again = wrapped(fsdp._waiting(1), lambda state, handle: inner(), natively)
+    function = wrapped(fsdp._waiting(1), entered, natively)
     with recorded(tmp_path / "op") as result, wanhook.trace("forward"):
         call(function, 1, 2)
         call(function, 1, None)

@@ -30,6 +30,9 @@ _PACKAGE = "torch.distributed.fsdp"
 _FSDP1 = f"{_PACKAGE}._runtime_utils"
 _GROUP = f"{_PACKAGE}._fully_shard._fsdp_param_group"
 _PARAM = f"{_PACKAGE}._fully_shard._fsdp_param"
+# Where the unit is among the arguments. FSDP1's functions take (state, handle, …), and None for a unit without parameters
+# of its own, which never waits; FSDP2's are methods of the unit.
+_SELF, _HANDLE, _HANDLE_BEHIND_MODULE = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -108,15 +111,16 @@ def _exchange(point: _Point, old: Callable, new: Callable) -> None:
             setattr(holder, point.name, new)
 
 
-def _waiting(may_wait: Callable[[tuple], bool]) -> Callable[[Callable], Callable]:
-    """A wait scope from the function's entry on, where ``may_wait(its arguments)``; it ends at a function wrapped with
-    _ending, at the latest when this one returns."""
+def _waiting(place: int, may_wait: Callable[[tuple], bool] | None = None) -> Callable[[Callable], Callable]:
+    """A wait scope from the function's entry on, where its argument at that place is not None and
+    ``may_wait(its arguments)``; it ends at a function wrapped with _ending, at the latest when this one returns."""
     name = WAIT
 
     def wrap(original):
         @functools.wraps(original)
         def waiting(*args, **kwargs):
-            if torch.compiler.is_compiling() or not may_wait(args) or not _C.begin_wait(name):
+            asked = not torch.compiler.is_compiling() and len(args) > place and args[place] is not None
+            if not asked or not (may_wait is None or may_wait(args)) or not _C.begin_wait(name):
                 return original(*args, **kwargs)
             try:
                 return original(*args, **kwargs)
@@ -140,16 +144,18 @@ def _ending(original):
     return _C.call_natively(ending, "behind wait")
 
 
-def _tagged(unit_of: Callable[[tuple], str]) -> Callable[[Callable], Callable]:
-    """The role, and the unit that ``unit_of(its arguments)`` names, on the collectives that the function issues."""
-    role = ROLE
+def _tagged(place: int, unit_of: Callable[[tuple], str]) -> Callable[[Callable], Callable]:
+    """The role, and the name of the unit that is the argument at that place, on the collectives that the function
+    issues. ``unit_of(its arguments)`` names a unit whose name is not known yet."""
+    role, known = ROLE, fsdp_units.known
 
     def wrap(original):
         @functools.wraps(original)
         def tagged(*args, **kwargs):
             if torch.compiler.is_compiling():
                 return original(*args, **kwargs)
-            with _C.role(role, unit_of(args)):
+            told = known.get(id(args[place])) if len(args) > place else None
+            with _C.role(role, unit_of(args) if told is None else told[1]):
                 return original(*args, **kwargs)
 
         return _C.call_natively(tagged, "unit")
@@ -157,14 +163,9 @@ def _tagged(unit_of: Callable[[tuple], str]) -> Callable[[Callable], Callable]:
     return wrap
 
 
-def _has_handle(args: tuple) -> bool:
-    """_pre_forward_unshard(state, handle): a unit without parameters of its own has no handle and never waits."""
-    return len(args) > 1 and args[1] is not None
-
-
 def _unshards_in_backward(args: tuple) -> bool:
     """_pre_backward_hook(state, module, handle, grad): it runs for each output of a unit, and waits at the first."""
-    handle = args[2] if len(args) > 2 else None
+    handle = args[_HANDLE_BEHIND_MODULE]
     ran = getattr(handle, "_ran_pre_backward_hook", False)
     return not ran and getattr(handle, "_needs_pre_backward_unshard", False)
 
@@ -183,18 +184,18 @@ def _is_under_way(args: tuple) -> bool:
     return getattr(args[0], "_all_gather_result", None) is not None
 
 
-_QUESTIONS = (_has_handle, _unshards_in_backward, _is_sharded, _is_unsharded_in_backward, _is_under_way)
+_QUESTIONS = (_unshards_in_backward, _is_sharded, _is_unsharded_in_backward, _is_under_way)
 _POINTS = (
-    _Point(_FSDP1, None, "_pre_forward_unshard", _waiting(_has_handle)),
-    _Point(_FSDP1, None, "_pre_backward_hook", _waiting(_unshards_in_backward)),
+    _Point(_FSDP1, None, "_pre_forward_unshard", _waiting(_HANDLE)),
+    _Point(_FSDP1, None, "_pre_backward_hook", _waiting(_HANDLE_BEHIND_MODULE, _unshards_in_backward)),
     _Point(_FSDP1, None, "_prefetch_handle", _ending),
-    _Point(_FSDP1, None, "_unshard", _tagged(fsdp_units.of_handle)),
-    _Point(_FSDP1, None, "_reduce_grad", _tagged(fsdp_units.of_handle)),
-    _Point(_GROUP, "FSDPParamGroup", "pre_forward", _waiting(_is_sharded)),
-    _Point(_GROUP, "FSDPParamGroup", "pre_backward", _waiting(_is_unsharded_in_backward)),
+    _Point(_FSDP1, None, "_unshard", _tagged(_HANDLE, fsdp_units.of_handle)),
+    _Point(_FSDP1, None, "_reduce_grad", _tagged(_HANDLE, fsdp_units.of_handle)),
+    _Point(_GROUP, "FSDPParamGroup", "pre_forward", _waiting(_SELF, _is_sharded)),
+    _Point(_GROUP, "FSDPParamGroup", "pre_backward", _waiting(_SELF, _is_unsharded_in_backward)),
     # What the user unshards himself, and what was unsharded outside of a forward.
-    _Point(_GROUP, "FSDPParamGroup", "wait_for_unshard", _waiting(_is_under_way)),
+    _Point(_GROUP, "FSDPParamGroup", "wait_for_unshard", _waiting(_SELF, _is_under_way)),
     _Point(_PARAM, "FSDPParam", "init_all_gather_outputs", _ending),
-    _Point(_GROUP, "FSDPParamGroup", "unshard", _tagged(fsdp_units.of_group)),
-    _Point(_GROUP, "FSDPParamGroup", "post_backward", _tagged(fsdp_units.of_group)),
+    _Point(_GROUP, "FSDPParamGroup", "unshard", _tagged(_SELF, fsdp_units.of_group)),
+    _Point(_GROUP, "FSDPParamGroup", "post_backward", _tagged(_SELF, fsdp_units.of_group)),
 )

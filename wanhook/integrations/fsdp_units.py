@@ -15,9 +15,9 @@ from wanhook import attach
 UNTOLD = ""
 _WRAPPERS = ("_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod")
 
-# By id(), with the reference that takes the entry out again. A WeakKeyDictionary is this in Python, whose frames
-# torch.compile would meet.
-_names: dict[int, tuple[weakref.ref, str]] = {}
+# By id(), with the reference that takes the entry out again: where a unit is found, its name need not be asked for. A
+# WeakKeyDictionary is this in Python, whose frames torch.compile would meet.
+known: dict[int, tuple[weakref.ref, str]] = {}
 _failed = False
 
 
@@ -34,7 +34,7 @@ def of_group(args: tuple) -> str:
 def forget() -> None:
     """Drops every name, and tries anew where names could not be had."""
     global _failed
-    _names.clear()
+    known.clear()
     _failed = False
 
 
@@ -43,15 +43,15 @@ def _name_of(unit: object, look_up: Callable[..., str | None], *context: object)
     if unit is None or _failed:  # FSDP1 passes None for a unit without parameters
         return UNTOLD
     try:
-        known = _names.get(id(unit))
-        if known is not None:
-            return known[1]
+        told = known.get(id(unit))
+        if told is not None:
+            return told[1]
         name = look_up(unit, *context)
         if name is None:
             return UNTOLD
         name = sys.intern(name)  # one object a name: the extension knows it by its address
-        gone = functools.partial(_names.pop, id(unit))  # called with the reference, pop()'s default
-        _names[id(unit)] = weakref.ref(unit, gone), name
+        gone = functools.partial(known.pop, id(unit))  # called with the reference, pop()'s default
+        known[id(unit)] = weakref.ref(unit, gone), name
         return name
     except Exception as error:  # another version of torch
         _failed = True
