@@ -141,6 +141,21 @@ PyObject* scope_of_block(PyObject* scopes, PyObject* block) {
   return trace == nullptr ? call.in_python(self) : call_in_scope(trace, original, call);
 }
 
+// scope_of: what names the scope, called with the model.
+[[gnu::hot]] PyObject* in_forward(PyObject* self, PyObject* const* arguments, size_t count, PyObject* keywords) {
+  const Call call{arguments, count, keywords};
+  PyObject* original = free_variable(self, 0);
+  PyObject* scope_of = free_variable(self, 1);
+  const bool ours = Recorder::current() != nullptr && !torch_traces() && call.positional() > 0 && original != nullptr &&
+                    scope_of != nullptr;
+  if (!ours) return call.in_python(self);
+  PyObject* trace = PyObject_CallOneArg(scope_of, arguments[0]);
+  if (trace == nullptr) return nullptr;
+  PyObject* result = is_trace(trace) ? call_in_scope(trace, original, call) : call.of(original);
+  Py_DECREF(trace);
+  return result;
+}
+
 // The tags of this thread's collectives, for as long as it lives.
 class Tagged {
  public:
@@ -267,6 +282,7 @@ struct Kind {
 const Kind kinds[] = {
     {"scope", in_scope, {"original", "scope"}},
     {"block", in_block, {"original", "scopes"}},
+    {"forward", in_forward, {"original", "scope_of"}},
     {"role", in_role, {"original", "roles"}},
     {"unit", with_unit, {"known", "original", "place", "role", "unit_of"}},
     {"wait", in_wait, {"may_wait", "name", "original", "place"}},

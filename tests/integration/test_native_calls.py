@@ -20,8 +20,9 @@ import wanhook
 from recorded import EXCEPTION, recorded, rows
 from wanhook._native import load as load_native
 from wanhook.decorators import in_scope
-from wanhook.integrations import fsdp
+from wanhook.integrations import fsdp, fsdp_units
 from wanhook.integrations.wan import models, wrapping
+from wanhook.integrations.wan.progress import progress
 
 _C = load_native()
 BOTH = pytest.mark.parametrize("natively", [True, False], ids=["native", "python"])
@@ -234,6 +235,56 @@ def test_block_finds_its_index_however_it_comes(tmp_path, natively):
         assert call(Block.__call__, self=numbered, b=2) == (numbered, (), {"b": 2})
     indices = [{"index": 7}, {}, {"index": 7}, {}, {"index": 7}]
     assert seen(result.trace) == [("block", 0, args) for args in indices]
+
+
+@BOTH
+def test_forwards_are_told_apart_by_their_number_in_the_step(tmp_path, natively, monkeypatch):
+    class Model:
+        _modules: types.MappingProxyType = types.MappingProxyType({})
+
+    def forward(self, *args, fail=False):
+        if fail:
+            raise ValueError("inside")
+        return self, args
+
+    wrap = functools.partial(models.dit_forward, level="op")
+    monkeypatch.setattr(models, "_mark", lambda model, index: vars(model).update(_wanhook_index=index))
+    Model.__call__ = wrapped(wrap, forward, natively)
+    model = Model()
+    monkeypatch.setattr(progress, "expert", "low_noise")
+    with recorded(tmp_path) as result:
+        assert call(model, 1) == (model, (1,))
+        monkeypatch.setattr(progress, "forwards", 0)
+        for _ in range(3):
+            assert call(model, 2) == (model, (2,))
+        with pytest.raises(ValueError, match="inside"):
+            call(model, fail=True)
+        assert progress.forwards == 4
+        assert call(Model.__call__, self=model) == (model, ())
+    low = {"expert": "low_noise"}
+    told = [low, low | {"cond": True}, low | {"cond": False}, low, low, low]
+    flags = [0, 0, 0, 0, EXCEPTION, 0]
+    assert seen(result.trace) == [("dit_forward", flag, args) for flag, args in zip(flags, told, strict=True)]
+
+
+@BOTH
+def test_a_units_name_is_asked_for_until_it_is_known(tmp_path, one_rank, natively, monkeypatch):
+    asked = []
+
+    def unit_of(args):
+        asked.append(args[1])
+        return "" if len(asked) < 2 else known.setdefault(id(args[1]), (None, "blocks.3"))[1]
+
+    known: dict = {}
+    monkeypatch.setattr(fsdp_units, "known", known)
+    function = wrapped(fsdp._tagged(1, unit_of), lambda *_args: torch.distributed.all_reduce(torch.ones(2)), natively)
+    unit = object()
+    with recorded(tmp_path) as result:
+        for _ in range(4):
+            call(function, None, unit)
+    assert asked == [unit] * 2
+    units = [result.trace.strings[each["unit"]] for each in result.trace.collectives]
+    assert units == ["", "blocks.3", "blocks.3", "blocks.3"]
 
 
 def role_of_a_collective() -> str:

@@ -30,8 +30,8 @@ _PACKAGE = "torch.distributed.fsdp"
 _FSDP1 = f"{_PACKAGE}._runtime_utils"
 _GROUP = f"{_PACKAGE}._fully_shard._fsdp_param_group"
 _PARAM = f"{_PACKAGE}._fully_shard._fsdp_param"
-# Where the unit is among the arguments. FSDP1's functions take (state, handle, …), and None for a unit without parameters
-# of its own, which never waits; FSDP2's are methods of the unit.
+# Where the unit is among the arguments. FSDP1's functions take (state, handle, …), and None for a unit without
+# parameters of its own, which never waits; FSDP2's are methods of the unit.
 _SELF, _HANDLE, _HANDLE_BEHIND_MODULE = 0, 1, 2
 
 

@@ -32,19 +32,30 @@ class _Scopes(dict):
 
 def dit_forward(original, level: str):
     """``__call__`` of a model. With cond where Wan calls the model twice a step: conditional first."""
-    scopes = _Scopes(lambda key: trace("dit_forward", **{name: value for name, value in key if value is not None}))
-    again, is_compiling = _C.again, torch.compiler.is_compiling
+
+    def make(key):
+        told = dict(zip(("cond", "expert"), key, strict=True))
+        return trace("dit_forward", **{name: value for name, value in told.items() if value is not None})
+
+    scopes = _Scopes(make)
+
+    def scope_of(model):
+        if _INDEX not in model.__dict__:
+            _number_blocks(model, level)
+        number = progress.forwards
+        if number is None:
+            return scopes[None, progress.expert]
+        progress.forwards = number + 1
+        return scopes[number == 0 if number < 2 else None, progress.expert]
 
     @functools.wraps(original)
     def call(self, *args, **kwargs):
-        if is_compiling():
+        if torch.compiler.is_compiling():
             return original(self, *args, **kwargs)
-        if _INDEX not in self.__dict__:
-            _number_blocks(self, level)
-        with again(scopes[_which_forward()]):
+        with _C.again(scope_of(self)):
             return original(self, *args, **kwargs)
 
-    return call
+    return _C.call_natively(call, "forward")
 
 
 def block(name: str):
@@ -72,15 +83,6 @@ def forget_blocks() -> None:
         if getattr(forward, "__func__", None) is _ffn_forward:
             del vars(model)["forward"]
     _numbered.clear()
-
-
-def _which_forward() -> tuple:
-    number = progress.forwards
-    cond = None
-    if number is not None:
-        progress.forwards = number + 1
-        cond = {0: True, 1: False}.get(number)
-    return (("cond", cond), ("expert", progress.expert))
 
 
 def _number_blocks(model: torch.nn.Module, level: str) -> None:

@@ -95,13 +95,14 @@ def expert_switch(original):
 
     @functools.wraps(original)
     def prepare(self, t, boundary, *args, **kwargs):
-        wanted = _wanted_expert(t, boundary)
-        if wanted is None or progress.expert in (None, wanted):
+        wanted, before = _wanted_expert(t, boundary), progress.expert
+        if wanted is None or before is None or before == wanted:
             model = original(self, t, boundary, *args, **kwargs)
         else:
             with trace("expert_switch", expert=wanted):
                 model = original(self, t, boundary, *args, **kwargs)
-        progress.expert = expert_of(self, model) or wanted
+        if before is None or model is not getattr(self, f"{before}_model", None):
+            progress.expert = expert_of(self, model) or wanted
         return model
 
     return prepare

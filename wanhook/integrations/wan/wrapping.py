@@ -66,22 +66,22 @@ def _scoped(name: str, level: str):
 
 def _all_to_all(original):
     """Heads are scattered (dimension 2) on the way in, for q, k and v, and the sequence (1) on the way out."""
-    roles = (2, "qkv", "out")
-
-    @functools.wraps(original)
-    def call(x, *args, **kwargs):
-        by_default, way_in, way_out = roles
-        scattered = args[0] if args else kwargs.get("scatter_dim", kwargs.get("scatter_idx", by_default))
-        with _C.role(way_in if scattered == by_default else way_out):
-            return original(x, *args, **kwargs)
-
-    return _C.call_natively(call, "role")
+    return _in_role((2, "qkv", "out"), original)
 
 
 def _sp_gather(original, level: str):
-    def tagged(*args, **kwargs):
-        with _C.role("sp_gather"):
+    tagged = _in_role((None, "sp_gather", "sp_gather"), original)
+    return _scoped("sp_gather", "op")(tagged) if level == "op" else tagged
+
+
+def _in_role(roles: tuple, original):
+    """What is scattered by default, the role of that, and the role of everything else."""
+
+    @functools.wraps(original)
+    def call(*args, **kwargs):
+        by_default, usual, other = roles
+        scattered = args[1] if len(args) > 1 else kwargs.get("scatter_dim", kwargs.get("scatter_idx", by_default))
+        with _C.role(usual if scattered == by_default else other):
             return original(*args, **kwargs)
 
-    scoped = _scoped("sp_gather", "op")(tagged) if level == "op" else tagged
-    return functools.update_wrapper(scoped, original)
+    return _C.call_natively(call, "role")
