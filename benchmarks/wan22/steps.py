@@ -7,7 +7,7 @@ percent; here what is compared lies a few steps apart. A request is made of bloc
 that chance picks. `recorded`: everything on, at level `op`. `paused`: the wrappers of the integrations are on and the
 gate is closed. `bare`: so it is, and every wrapper is off its class, module or instance. All hold what stays attached,
 with its gate closed, and the loop over the steps, which is one call a step. Before each step of any sort the wrappers
-go off and on and the gate opens and closes, so that all begin alike.
+go off and on, the gate opens and closes, and the recorder's thread gets time to finish, so that all begin alike.
 
 With `--parts` there are steps as well in which the recorder leaves out one of its parts, or all. That needs a build
 that can, `CFLAGS=-DWANHOOK_LEAVE_OUT python3 setup.py build_ext --inplace`.
@@ -40,6 +40,7 @@ FIRST = 2  # steps of a request before any that counts: they use each kernel for
 MOST = 84  # that count, in a request; Wan's solver fails with some numbers of steps from 92 on
 # Changes of a class after which Python stops caching its attributes, with some room (3.12: of all classes).
 MOST_CHANGES = 6000 if sys.version_info < (3, 13) else 900
+SETTLING = 0.025  # seconds before each step, in which the recorder's thread does what the last one left to it
 BARE, PAUSED, RECORDED = "bare", "paused", "recorded"
 # Bits of LeftOut in csrc/core/hook_profile.h.
 PARTS = {"GPU events": 1, "allocator": 2, "collectives": 4, "scopes": 8, "resolver": 16, "anything": 31}
@@ -58,10 +59,12 @@ class Wrappers:
     """The integrations' wrappers, on as found. Every place that holds one is looked up once: the integrations' own way
     of taking them off looks through all modules, which takes longer than a step."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: Wrappers | None = None) -> None:
         from wanhook.integrations import fsdp
         from wanhook.integrations.wan import models, wrapping
 
+        if before is not None:
+            before.put(True)
         places = [(owner, name, now, before) for owner, name, before, now in wrapping._patches._replaced]
         wraps = [(now, before) for _, _, now, before in places if _is_own(before)]
         wraps += [*wrapping._patches._copied.values(), *((each[2], each[1]) for each in fsdp._wrapped)]
@@ -74,9 +77,16 @@ class Wrappers:
                 if now is not None and now is value:
                     places.append((holder, name, now, before))
         self._places = {(id(owner), name): (owner, name, now, before) for owner, name, now, before in places}
+        self._numbered = len(models._numbered)
         forwards = [(vars(each), vars(each).get("forward")) for each in models._numbered]
         # Wan gives its models a forward of their own too, for Ulysses: that one stays.
         self._forwards = [each for each in forwards if getattr(each[1], "__func__", None) is models._ffn_forward]
+
+    def misses_some(self) -> bool:
+        """Whether a model had its first forward since, and so its own wrappers: an expert has it in the steps."""
+        from wanhook.integrations.wan import models
+
+        return len(models._numbered) != self._numbered
 
     def put(self, on: bool) -> None:
         for owner, name, now, before in self._places.values():
@@ -126,12 +136,15 @@ class Switch:
     def __call__(self, sort: str) -> None:
         import wanhook
 
-        self._wrappers = self._wrappers or Wrappers()
+        self._leave_out(0)
+        if self._wrappers is None or self._wrappers.misses_some():
+            self._wrappers = Wrappers(self._wrappers)
         self._wrappers.put(sort == BARE)  # both ways each time: a class that has changed is slow for a moment
         self._wrappers.put(sort != BARE)
         Switch.changes += 1  # one: nothing is looked up in between
         wanhook.pause()
         wanhook.resume()  # the allocator's state is written
+        time.sleep(SETTLING)
         if sort in (BARE, PAUSED):
             wanhook.pause()
         self._leave_out(next((bits for part, bits in PARTS.items() if sort == without(part)), 0))

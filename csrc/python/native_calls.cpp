@@ -194,11 +194,15 @@ PyObject* named(const Call& call, const char* name) {
   const bool ours = !frames_are_watched() && original != nullptr && roles != nullptr && PyTuple_Check(roles) &&
                     PyTuple_GET_SIZE(roles) == 3;
   if (!ours) return call.in_python(self);
-  PyObject* scattered = call.positional() > 1 ? arguments[1] : named(call, "scatter_dim");
-  if (scattered == nullptr) scattered = named(call, "scatter_idx");
-  const int same = scattered == nullptr ? 1 : PyObject_RichCompareBool(scattered, PyTuple_GET_ITEM(roles, 0), Py_EQ);
-  if (same < 0) return nullptr;
-  PyObject* role = PyTuple_GET_ITEM(roles, same != 0 ? 1 : 2);
+  PyObject* role = PyTuple_GET_ITEM(roles, 1);
+  PyObject* other = PyTuple_GET_ITEM(roles, 2);
+  if (role != other) {  // else nothing is asked: the argument may be a tensor
+    PyObject* scattered = call.positional() > 1 ? arguments[1] : named(call, "scatter_dim");
+    if (scattered == nullptr) scattered = named(call, "scatter_idx");
+    const int same = scattered == nullptr ? 1 : PyObject_RichCompareBool(scattered, PyTuple_GET_ITEM(roles, 0), Py_EQ);
+    if (same < 0) return nullptr;
+    if (same == 0) role = other;
+  }
   if (!PyUnicode_Check(role)) return call.in_python(self);
   const Tagged tagged(name_id(role), 0);
   return call.of(original);

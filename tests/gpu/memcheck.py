@@ -1,5 +1,5 @@
 """`make memcheck`: GPU tests under NVIDIA's compute-sanitizer (memcheck). ARGS go to pytest, but for `--jobs N` and
-`--limit SECONDS`, after which tests that have not ended are ended; before that they say where they are.
+`--limit SECONDS`, after which tests that have not ended say where they are and are ended.
 
 First a planted overrun has to be found: on some machines the tool starts and checks nothing ("Device not supported").
 Exit status: 0 clean, 1 something is wrong, 2 nothing could be checked.
@@ -28,6 +28,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,7 @@ OPTIONS = (
     "--num-callers-host=12", "--launch-timeout=120",
 )  # fmt: skip
 LIMIT_SECONDS = 540
-STACKS_BEFORE = 15  # seconds before the limit
+LAST_WORDS_SECONDS = 10  # for a test that is ended to say where it is
 PREFIX = "========="
 PLANTED = "Invalid __global__ write"
 UNSUPPORTED = "Device not supported"
@@ -153,7 +154,11 @@ def run(
         try:
             status = process.wait(limit)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGABRT)  # pytest has Python print the stack of each thread
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(LAST_WORDS_SECONDS)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             status = 124
     texts = [file.read_text(errors="replace") if file.exists() else "" for file in (log, printed)]
@@ -230,8 +235,7 @@ def main(arguments: Sequence[str]) -> int:
     print(f"the planted overrun was found; now {sum(map(len, parts))} tests, {len(parts)} at a time", flush=True)
 
     def check(number: int) -> int:
-        stacks = f"faulthandler_timeout={max(1, limit - STACKS_BEFORE)}"
-        chosen = ["-m", "pytest", "-q", "-o", stacks, *pytest_arguments(arguments, parts[number])]
+        chosen = ["-m", "pytest", "-q", *pytest_arguments(arguments, parts[number])]
         log, printed, status = run(tool, folder, f"tests-{number}", chosen, most_printed=0, limit=limit)
         code, lines = verdict(log, status)
         print("\n".join([*printed.splitlines()[-80:], *parts[number], *lines, ""]), flush=True)

@@ -320,6 +320,31 @@ def test_all_to_all_takes_its_role_from_the_dimension(tmp_path, one_rank, native
 
 
 @BOTH
+@pytest.mark.parametrize("level", ["op", "block"])
+def test_one_role_for_all_looks_at_no_argument(tmp_path, one_rank, natively, level):
+    class Touchy:
+        __hash__ = None
+
+        def __eq__(self, other):
+            raise AssertionError("it was compared")
+
+    def gather(group, x, dim=0):
+        torch.distributed.all_reduce(torch.ones(2))
+        return group, x
+
+    function = (
+        wrapping._sp_gather(gather, level)
+        if natively
+        else wrapped(functools.partial(wrapping._in_role, (None, "sp_gather", "sp_gather")), gather, natively)
+    )
+    one = Touchy()
+    with recorded(tmp_path) as result:
+        assert call(function, 1, one)[1] is one
+        assert call(function, 1, x=one)[1] is one
+    assert [result.trace.strings[each["role"]] for each in result.trace.collectives] == ["sp_gather"] * 2
+
+
+@BOTH
 def test_unit_and_role_of_fsdp(tmp_path, one_rank, natively):
     def gather(state, handle, fail=False):
         torch.distributed.all_reduce(torch.ones(2))

@@ -101,8 +101,8 @@ def expert_switch(original):
         else:
             with trace("expert_switch", expert=wanted):
                 model = original(self, t, boundary, *args, **kwargs)
-        if before is None or model is not getattr(self, f"{before}_model", None):
-            progress.expert = expert_of(self, model) or wanted
+        same = before is not None and model is getattr(self, f"{before}_model", None)
+        progress.expert = before if same else expert_of(self, model) or wanted
         return model
 
     return prepare

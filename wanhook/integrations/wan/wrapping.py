@@ -75,13 +75,16 @@ def _sp_gather(original, level: str):
 
 
 def _in_role(roles: tuple, original):
-    """What is scattered by default, the role of that, and the role of everything else."""
+    """``roles``: what is scattered by default, the role of that, and the role of everything else; if the two are one,
+    no argument is looked at, for it may be a tensor."""
 
     @functools.wraps(original)
     def call(*args, **kwargs):
-        by_default, usual, other = roles
-        scattered = args[1] if len(args) > 1 else kwargs.get("scatter_dim", kwargs.get("scatter_idx", by_default))
-        with _C.role(usual if scattered == by_default else other):
+        by_default, role, other = roles
+        if role is not other:
+            scattered = args[1] if len(args) > 1 else kwargs.get("scatter_dim", kwargs.get("scatter_idx", by_default))
+            role = role if scattered == by_default else other
+        with _C.role(role):
             return original(*args, **kwargs)
 
     return _C.call_natively(call, "role")
