@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpu.memcheck import CLEAN, UNCHECKED, WRONG, dealt, findings, take_number, verdict, worst
+from gpu.memcheck import CLEAN, UNCHECKED, WRONG, dealt, findings, run, take_number, verdict, worst
 
 BANNER = "========= COMPUTE-SANITIZER\n"
 DRIVER_FRAME = "=========         Host Frame:  [0x37ac12] in /usr/lib/libcuda.so.1\n"
@@ -98,3 +98,13 @@ def test_jobs_are_not_pytests():
     for wrong in (["--jobs"], ["--jobs", "many"], ["--jobs", "0"]):
         with pytest.raises(ValueError, match=r"invalid literal|less than one"):
             take_number(wrong, "--jobs", 2)
+
+
+def test_what_does_not_end_says_where_it_is(tmp_path):
+    tool = tmp_path / "tool"
+    tool.write_text('#!/bin/sh\nwhile case "$1" in --*) ;; *) false ;; esac do shift; done\nexec "$@"\n')
+    tool.chmod(0o755)
+    hangs = ["-X", "faulthandler", "-c", "import time\ndef waits_for_ever():\n    time.sleep(99)\nwaits_for_ever()"]
+    _, printed, status = run(str(tool), tmp_path, "hangs", hangs, most_printed=0, limit=2)
+    assert status == 124
+    assert "in waits_for_ever" in printed
