@@ -12,6 +12,10 @@ go off and on, the gate opens and closes, and the recorder's thread gets time to
 With `--parts` there are steps as well in which the recorder leaves out one of its parts, or all. That needs a build
 that can, `CFLAGS=-DWANHOOK_LEAVE_OUT python3 setup.py build_ext --inplace`.
 
+On GPUs that compute nothing it needs none and is sharper, most of all with one rank, which waits for nobody:
+
+    PYTHONPATH=tests python -m made_gpu --run torchrun -m benchmarks.wan22.steps --wan DIR --size tiny
+
 A step is the host's time from its begin to the next one's, on the slowest rank. Meant for the launch-bound size:
 elsewhere the host runs ahead of the GPU, and its steps are not the GPU's.
 """
@@ -21,6 +25,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import random
 import statistics
 import sys
@@ -31,6 +36,7 @@ import torch
 
 from wanhook._native import load
 
+from . import made_up
 from .harness import Pipeline, add_arguments, build_pipeline, say, sized
 from .measurement import machine
 from .observers import Nothing, RecordingWithScopes
@@ -59,12 +65,12 @@ class Wrappers:
     """The integrations' wrappers, on as found. Every place that holds one is looked up once: the integrations' own way
     of taking them off looks through all modules, which takes longer than a step."""
 
-    def __init__(self, before: Wrappers | None = None) -> None:
+    def __init__(self, earlier: Wrappers | None = None) -> None:
         from wanhook.integrations import fsdp
         from wanhook.integrations.wan import models, wrapping
 
-        if before is not None:
-            before.put(True)
+        if earlier is not None:
+            earlier.put(True)
         places = [(owner, name, now, before) for owner, name, before, now in wrapping._patches._replaced]
         wraps = [(now, before) for _, _, now, before in places if _is_own(before)]
         wraps += [*wrapping._patches._copied.values(), *((each[2], each[1]) for each in fsdp._wrapped)]
@@ -202,6 +208,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     chosen = parse()
+    if "MADE_GPU_SHARED" in os.environ:
+        made_up.patch()
     pipeline = build_pipeline(chosen.wan, sized(chosen), chosen.seed)
     ranks, steps = pipeline.ranks, Steps()
     sys.modules["wan.text2video"].tqdm = steps

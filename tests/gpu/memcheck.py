@@ -25,6 +25,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -136,6 +137,20 @@ def sanitizer() -> str | None:
     return next((place for place in places if place and os.access(place, os.X_OK)), None)
 
 
+def end_group(process: subprocess.Popen) -> None:
+    """All that it started, once they have said where they are: pytest has Python print its stacks at SIGABRT. The tool
+    goes at once and leaves the program behind, so the group is waited for."""
+    os.killpg(process.pid, signal.SIGABRT)
+    deadline = time.monotonic() + LAST_WORDS_SECONDS
+    with suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            process.poll()
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 def run(
     tool: str, folder: Path, name: str, arguments: Sequence[str], most_printed: int, limit: float
 ) -> tuple[str, str, int]:
@@ -154,12 +169,7 @@ def run(
         try:
             status = process.wait(limit)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGABRT)  # pytest has Python print the stack of each thread
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(LAST_WORDS_SECONDS)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            end_group(process)
             status = 124
     texts = [file.read_text(errors="replace") if file.exists() else "" for file in (log, printed)]
     return texts[0], texts[1], status
