@@ -38,10 +38,9 @@ class Recording {
     return state.writer.put(record);
   }
 
-  // The same without a copy: see ChunkWriter::make().
+  // The same without a copy: see ChunkWriter::make(). `state`: this_thread().
   template <class Record, class Fill>
-  Record* append_made(const Fill& fill) noexcept {
-    ThreadState& state = this_thread();
+  Record* append_made(ThreadState& state, const Fill& fill) noexcept {
     if (!ready_for(state, 1)) return nullptr;
     return state.writer.template make<Record>(fill);
   }
@@ -65,7 +64,7 @@ class Recording {
   }
 
   // Fetches the lines that this thread's next record goes to: for a hook that has other things to do before.
-  void expect_record() const noexcept { this_thread().writer.expect(); }
+  static void expect_record(const ThreadState& state) noexcept { state.writer.expect(); }
 
   // A JSON object; what is longer than kMaxTextBytes is left out.
   bool append_meta(std::string_view json) noexcept;

@@ -21,8 +21,8 @@ bool samples_memory(const Scope& scope) noexcept {
 }
 
 template <class Fill>
-bool append_begin(Recording* recording, std::string_view args, const Fill& fill) noexcept {
-  if (args.empty()) return recording->append_made<ScopeBeginRecord>(fill) != nullptr;
+bool append_begin(Recording* recording, ThreadState& state, std::string_view args, const Fill& fill) noexcept {
+  if (args.empty()) return recording->append_made<ScopeBeginRecord>(state, fill) != nullptr;
   ScopeBeginRecord record{};
   fill(record);
   return recording->append(record, args);
@@ -60,7 +60,8 @@ Scope begin_scope(const ScopeRequest& request) noexcept {
   Recording* recording = Recorder::active();
   if (recording == nullptr || request.level > recording->level() || WANHOOK_LEFT_OUT(kNoScopes)) return scope;
   WANHOOK_TIME_HOOK(HookPart::kScopeBegin);
-  recording->expect_record();
+  ThreadState& state = this_thread();
+  Recording::expect_record(state);
   resync_if_wanted(recording);
   const StreamRef stream = current_stream();
   scope.recording = recording;
@@ -85,7 +86,7 @@ Scope begin_scope(const ScopeRequest& request) noexcept {
     record.timed = scope.timer != 0;
     record.verify = static_cast<uint8_t>(scope.verify);
   };
-  if (!append_begin(recording, request.args, fill)) {
+  if (!append_begin(recording, state, request.args, fill)) {
     SpanTimer::abandon(scope.timer);
     if (scope.verify != ScopeVerify::kNone) step_check::end(recording, scope.verify);
     return Scope{};
@@ -102,11 +103,12 @@ float end_scope(const Scope& scope, uint8_t flags) noexcept {
     return 0;
   }
   WANHOOK_TIME_HOOK(HookPart::kScopeEnd);
-  scope.recording->expect_record();
+  ThreadState& state = this_thread();
+  Recording::expect_record(state);
   float used = 0;
   if (samples_memory(scope)) used = sample_memory(scope.recording, scope.id, SampleEdge::kScopeEnd);
   SpanTimer::end(scope.timer, SpanOwner::kScope, scope.id);
-  scope.recording->append_made<ScopeEndRecord>([&](ScopeEndRecord& record) noexcept {
+  scope.recording->append_made<ScopeEndRecord>(state, [&](ScopeEndRecord& record) noexcept {
     record.kind = static_cast<uint8_t>(Kind::kScopeEnd);
     record.flags = flags;
     record.id = scope.id;

@@ -118,7 +118,7 @@ class CollectiveKernel final : public c10::OperatorKernel {
     Recording* recording = Recorder::active();
     if (recording == nullptr || WANHOOK_LEFT_OUT(kNoCollectives)) return call(handle, keys, stack);
 
-    recording->expect_record();
+    Recording::expect_record(this_thread());
     resync_if_wanted(recording);
     StreamRef stream;
     CollectiveRecord record = describe(inputs, outputs, arguments, *group, &stream);

@@ -11,7 +11,7 @@ namespace wanhook {
 // `unit`: thread_state.unit on the thread that called, else 0.
 inline void write_collective_end(Recording* recording, uint32_t id, CollectivePhase phase, uint8_t flags = 0,
                                  uint16_t unit = 0) noexcept {
-  recording->append_made<CollectiveEndRecord>([&](CollectiveEndRecord& record) noexcept {
+  recording->append_made<CollectiveEndRecord>(this_thread(), [&](CollectiveEndRecord& record) noexcept {
     record.kind = static_cast<uint8_t>(Kind::kCollectiveEnd);
     record.phase = static_cast<uint8_t>(phase);
     record.flags = flags;

@@ -35,8 +35,9 @@ LiveBlocks live_blocks;
   Recording* recording = Recorder::active();
   if (recording == nullptr) return 0;
   const uint64_t sequence = counts.sequence.fetch_add(1, std::memory_order_relaxed) + 1;
-  const uint32_t scope = this_thread().scope_in(recording);
-  const AllocatorRecord* place = recording->append_made<AllocatorRecord>([&](AllocatorRecord& entry) noexcept {
+  ThreadState& state = this_thread();
+  const uint32_t scope = state.scope_in(recording);
+  const AllocatorRecord* place = recording->append_made<AllocatorRecord>(state, [&](AllocatorRecord& entry) noexcept {
     entry.kind = static_cast<uint8_t>(Kind::kAllocator);
     entry.action = static_cast<uint8_t>(action);
     entry.device = -1;

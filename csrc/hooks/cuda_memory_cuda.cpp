@@ -93,8 +93,9 @@ bool fold_into_last_free(DeviceEvents& events, Recording* recording, const cachi
   if (action == AllocatorAction::kFreeCompleted && fold_into_last_free(events, recording, entry)) return;
 
   const uint64_t sequence = events.sequence.load(std::memory_order_relaxed) + 1;
-  const uint32_t scope = this_thread().scope_in(recording);
-  AllocatorRecord* place = recording->append_made<AllocatorRecord>([&](AllocatorRecord& record) noexcept {
+  ThreadState& state = this_thread();
+  const uint32_t scope = state.scope_in(recording);
+  AllocatorRecord* place = recording->append_made<AllocatorRecord>(state, [&](AllocatorRecord& record) noexcept {
     record.kind = static_cast<uint8_t>(Kind::kAllocator);
     record.action = static_cast<uint8_t>(action);
     record.device = static_cast<int8_t>(device);

@@ -159,18 +159,20 @@ PyObject* scope_of_block(PyObject* scopes, PyObject* block) {
 // The tags of this thread's collectives, for as long as it lives.
 class Tagged {
  public:
-  Tagged(uint32_t role, uint32_t unit) noexcept : outer_role_(thread_state.role), outer_unit_(thread_state.unit) {
-    thread_state.role = static_cast<uint16_t>(role);
-    thread_state.unit = static_cast<uint16_t>(unit);
+  Tagged(uint32_t role, uint32_t unit) noexcept
+      : state_(this_thread()), outer_role_(state_.role), outer_unit_(state_.unit) {
+    state_.role = static_cast<uint16_t>(role);
+    state_.unit = static_cast<uint16_t>(unit);
   }
   ~Tagged() {
-    thread_state.role = outer_role_;
-    thread_state.unit = outer_unit_;
+    state_.role = outer_role_;
+    state_.unit = outer_unit_;
   }
   Tagged(const Tagged&) = delete;
   Tagged& operator=(const Tagged&) = delete;
 
  private:
+  ThreadState& state_;
   const uint16_t outer_role_;
   const uint16_t outer_unit_;
 };

@@ -16,6 +16,15 @@
 namespace wanhook {
 namespace {
 
+struct OpenScope;
+
+// The innermost scope while native code keeps one open around a call, a strong reference, and the context that it is
+// innermost in: an address that tells contexts apart.
+struct HeldScope {
+  OpenScope* scope;
+  PyObject* context;
+};
+
 // An entered scope. `outer` is the one that was innermost in this context when it was entered, and is again when it is
 // left; a scope with parent= has another parent in the file, and none of its context's business.
 struct OpenScope {
@@ -25,6 +34,8 @@ struct OpenScope {
   OpenScope* parent;     // in the file, null for a root; strong reference
   OpenScope* outer;      // strong reference
   OpenScope* outer_use;  // the same Trace object entered a second time before it was left
+  HeldScope before;      // what was held when this one came to be, and is again when it is closed
+  bool in_context;       // the context variable has it, or had
   bool closed;
   long watched;          // the watcher's number for it, 0 when its leaving is of no interest
   long owned_recording;  // the recording that this scope started and ends, as begin_recording named it; 0 for none
@@ -39,6 +50,7 @@ struct Trace {
   PyObject* parent;    // OpenScope or null
   OpenScope* innermost_use;
   std::shared_ptr<const std::string>* args;  // JSON object or null
+  uint32_t name_id;                          // 0: not asked for yet
   ScopeLevel level;
   bool verify;
 };
@@ -46,7 +58,12 @@ struct Trace {
 extern PyTypeObject open_scope_type;
 extern PyTypeObject trace_type;
 
-PyObject* current_scope = nullptr;    // ContextVar
+PyObject* current_scope = nullptr;  // ContextVar
+// To set a context variable takes some 1400 instructions and makes three objects, more than all else that a scope does
+// in the interpreter. So blocks and operators that native code holds open around a call stay out of it. While such a
+// one is open, what is entered inside is held too. A context that is copied in there has the scope around as innermost.
+__thread HeldScope held;
+
 // Called with (out or None) when a scope is entered and nothing is recorded. Answers with a number that names the
 // recording it started, 0 when it started none, None when it never will for scopes without `out`.
 PyObject* begin_recording = nullptr;
@@ -84,25 +101,65 @@ PyObject* path_of(const OpenScope* scope) {
   return path;
 }
 
-// Borrowed; null when no scope is open in this context. Scopes that were closed from outside are skipped.
-[[gnu::hot]] OpenScope* innermost_open() {
+// Null in a thread that has used no context variable yet.
+PyObject* this_context() { return PyThreadState_Get()->context; }
+
+// Borrowed; null for none.
+OpenScope* innermost_in_context() {
   PyObject* value = nullptr;
   if (PyContextVar_Get(current_scope, nullptr, &value) < 0) {
     PyErr_Clear();
     return nullptr;
   }
   if (value == nullptr) return nullptr;
-  auto* scope = Py_IS_TYPE(value, &open_scope_type) ? reinterpret_cast<OpenScope*>(value) : nullptr;
   Py_DECREF(value);  // the context keeps it
+  return Py_IS_TYPE(value, &open_scope_type) ? reinterpret_cast<OpenScope*>(value) : nullptr;
+}
+
+// Borrowed; null when no scope is open in this context. Scopes that were closed from outside are skipped.
+[[gnu::hot]] OpenScope* innermost_open() {
+  const HeldScope now = held;
+  OpenScope* scope = now.scope != nullptr && now.context == this_context() ? now.scope : innermost_in_context();
   while (scope != nullptr && scope->closed) scope = scope->outer;
   return scope;
 }
 
-[[gnu::hot]] void set_innermost(OpenScope* scope) {
+void put_in_context(OpenScope* scope) {
   PyObject* token = PyContextVar_Set(current_scope, scope == nullptr ? Py_None : reinterpret_cast<PyObject*>(scope));
   if (token == nullptr) PyErr_Clear();
   Py_XDECREF(token);
+}
+
+// `around_call`: native code leaves it before this thread does anything else.
+[[gnu::hot]] void become_innermost(OpenScope* scope, bool around_call) {
+  PyObject* context = this_context();
+  HeldScope& now = held;
+  scope->in_context = !around_call || context == nullptr;
+  if (!scope->in_context || (now.scope != nullptr && now.context == context)) {
+    scope->before = now;
+    now = {scope, context};
+    Py_INCREF(reinterpret_cast<PyObject*>(scope));
+  }
+  if (scope->in_context) put_in_context(scope);
   thread_state.scope = id_of(in_current_recording(scope));
+}
+
+[[gnu::hot]] void let_go_of_closed() {
+  HeldScope& now = held;
+  while (now.scope != nullptr && now.scope->closed) {
+    OpenScope* closed = now.scope;
+    now = closed->before;
+    closed->before = {};
+    Py_DECREF(reinterpret_cast<PyObject*>(closed));
+  }
+}
+
+// `outer` is innermost again, where `scope` was.
+[[gnu::hot]] void give_way(const OpenScope* scope, OpenScope* outer) {
+  thread_state.scope = id_of(in_current_recording(outer));
+  if (!scope->in_context) return;
+  while (outer != nullptr && (outer->closed || !outer->in_context)) outer = outer->outer;
+  put_in_context(outer);
 }
 
 [[gnu::hot]] void free_open_scope(OpenScope* scope) {
@@ -110,6 +167,7 @@ PyObject* path_of(const OpenScope* scope) {
   Py_XDECREF(reinterpret_cast<PyObject*>(scope->parent));
   Py_XDECREF(reinterpret_cast<PyObject*>(scope->outer));
   Py_XDECREF(reinterpret_cast<PyObject*>(scope->outer_use));
+  Py_XDECREF(reinterpret_cast<PyObject*>(scope->before.scope));
   PyObject_Free(scope);
 }
 
@@ -189,15 +247,16 @@ void tell_left(long number, uint32_t id) {
 }
 
 // Begins a scope of `trace` inside of `outer`; `started` names the recording that was started for it, 0 for none. A new
-// reference; null with an error set.
-[[gnu::hot]] OpenScope* enter(const Trace* trace, OpenScope* outer, long started) {
+// reference; null with an error set. For `around_call` see become_innermost().
+[[gnu::hot]] OpenScope* enter(Trace* trace, OpenScope* outer, long started, bool around_call) {
   auto* scope = PyObject_New(OpenScope, &open_scope_type);
   if (scope == nullptr) return nullptr;
   scope->name = Py_NewRef(trace->name);
   scope->parent = in_current_recording(trace->parent == nullptr ? outer : reinterpret_cast<OpenScope*>(trace->parent));
   Py_XINCREF(reinterpret_cast<PyObject*>(scope->parent));
   ScopeRequest request;
-  request.name = name_id(trace->name);
+  if (trace->name_id == 0) trace->name_id = name_id(trace->name);
+  request.name = trace->name_id;
   request.parent = id_of(scope->parent);
   request.level = trace->level;
   // Not the scope that a whole recording lies in: its only step could be a muted one.
@@ -209,10 +268,12 @@ void tell_left(long number, uint32_t id) {
   scope->outer = outer;
   Py_XINCREF(reinterpret_cast<PyObject*>(outer));
   scope->outer_use = nullptr;
+  scope->before = {};
+  scope->in_context = false;
   scope->closed = false;
   scope->owned_recording = started;
-  // An unrecorded scope stays out of the context: nothing would be told about it.
-  if (scope->scope.recording != nullptr || scope->owned_recording != 0) set_innermost(scope);
+  // An unrecorded scope is nobody's innermost: nothing would be told about it.
+  if (scope->scope.recording != nullptr || scope->owned_recording != 0) become_innermost(scope, around_call);
   if (scope->scope.used >= watermark()) tell_watermark_reached(scope->scope.used, path_of(scope));
   return scope;
 }
@@ -222,7 +283,7 @@ void tell_left(long number, uint32_t id) {
   OpenScope* outer = innermost_open();
   const long started = start_recording_if_outermost(trace);
   if (started < 0) return nullptr;
-  OpenScope* scope = enter(trace, outer, started);
+  OpenScope* scope = enter(trace, outer, started, /*around_call=*/false);
   if (scope == nullptr) return nullptr;
   scope->outer_use = trace->innermost_use;
   trace->innermost_use = scope;  // takes this reference
@@ -250,13 +311,14 @@ void close_scope(OpenScope* scope, uint8_t flags) {
     }
   }
   close_scope(scope, flags);
+  let_go_of_closed();
   if (ours) {
     OpenScope* outer = scope->outer;
     while (outer != nullptr && outer->closed) outer = outer->outer;
-    set_innermost(outer);
-  } else if (thread_state.scope == scope->scope.id) {
-    thread_state.scope = 0;
+    give_way(scope, outer);
+    return;
   }
+  if (thread_state.scope == scope->scope.id) thread_state.scope = 0;
 }
 
 // How generators and asynchronous generators end is no failure.
@@ -400,6 +462,7 @@ bool check_name(PyObject* const* args, Py_ssize_t count, const char* function) {
   trace->parent = nullptr;
   trace->innermost_use = nullptr;
   trace->args = nullptr;
+  trace->name_id = 0;
   trace->level = level;
   trace->verify = false;
   return trace;
@@ -437,6 +500,7 @@ bool check_name(PyObject* const* args, Py_ssize_t count, const char* function) {
   Py_XINCREF(original->parent);
   trace->parent = original->parent;
   trace->verify = original->verify;
+  trace->name_id = original->name_id;
   if (original->args != nullptr) trace->args = new std::shared_ptr<const std::string>(*original->args);
   return reinterpret_cast<PyObject*>(trace);
 }
@@ -541,7 +605,10 @@ bool records_now(PyObject* trace) {
 }
 
 PyObject* enter_scope(PyObject* trace) {
-  return reinterpret_cast<PyObject*>(enter(reinterpret_cast<Trace*>(trace), innermost_open(), 0));
+  auto* described = reinterpret_cast<Trace*>(trace);
+  // Stages are few, and what starts threads and tasks.
+  const bool around_call = described->level != ScopeLevel::kStage;
+  return reinterpret_cast<PyObject*>(enter(described, innermost_open(), 0, around_call));
 }
 
 void leave_scope(PyObject* scope, PyObject* exception) { finish(reinterpret_cast<OpenScope*>(scope), exception); }

@@ -24,7 +24,7 @@ from wanhook.integrations.import_hook import forget, on_import
 
 _C = load_native()
 
-WAIT = "fsdp wait"
+WAIT = sys.intern("fsdp wait")  # one object: the extension knows it by its address
 ROLE = "fsdp"
 _PACKAGE = "torch.distributed.fsdp"
 _FSDP1 = f"{_PACKAGE}._runtime_utils"
