@@ -16,8 +16,6 @@ ROOT = Path(__file__).resolve().parents[2]
 ANSWER = "ANSWER "
 _SHOWN = 4000  # characters of a program's output in a failure
 MADE_UP = "MADE_GPU_SHARED" in os.environ  # tests/made_gpu: kernels compute nothing, so results mean nothing
-# Each kernel and each graph takes milliseconds there: what is repeated for luck's sake is repeated less often.
-REPEATS = 0.05 if "UNDER_MEMCHECK" in os.environ else 1
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from gpu.cuda_errors import last_error
-from gpu.processes import MADE_UP, REPEATS
+from gpu.processes import MADE_UP
 from gpu.recorded import assert_healthy, gpu_nanoseconds, recorded, scopes_named
 from gpu.spinning import calibrate, spin
 
 pytestmark = pytest.mark.gpu
 
-CAPTURES = int(100 * REPEATS)
+CAPTURES = 100
 RESOLVER_ROUND = 0.012  # seconds; a capture that lasts this long meets the resolver at work
 PAUSE = 0.0001  # between the traffic's scopes: some thousand spans a second, not a queue that never ends
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from gpu.processes import REPEATS
 from gpu.recorded import assert_healthy, gpu_nanoseconds, only_trace, recorded, scopes_named
 from gpu.spinning import assert_equal_lengths, calibrate, nanoseconds, spin, timing_event, watched_spin
 
@@ -164,7 +163,7 @@ def test_two_threads_may_share_a_stream(tmp_path):
     """They hand their events over in another order than they recorded them; none is lost, none runs backwards."""
     import wanhook
 
-    repeats = int(300 * REPEATS)
+    repeats = 300
 
     def work() -> None:
         for _ in range(repeats):
