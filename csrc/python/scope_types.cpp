@@ -60,8 +60,8 @@ extern PyTypeObject trace_type;
 
 PyObject* current_scope = nullptr;  // ContextVar
 // To set a context variable takes some 1400 instructions and makes three objects, more than all else that a scope does
-// in the interpreter. So blocks and operators that native code holds open around a call stay out of it. While such a
-// one is open, what is entered inside is held too. A context that is copied in there has the scope around as innermost.
+// in the interpreter. So blocks and operators that native code holds open around a call stay out of it: the call is
+// over before the thread does anything else outside of it. What is entered inside, in that context, is held too.
 __thread HeldScope held;
 
 // Called with (out or None) when a scope is entered and nothing is recorded. Answers with a number that names the
@@ -116,12 +116,27 @@ OpenScope* innermost_in_context() {
   return Py_IS_TYPE(value, &open_scope_type) ? reinterpret_cast<OpenScope*>(value) : nullptr;
 }
 
-// Borrowed; null when no scope is open in this context. Scopes that were closed from outside are skipped.
-[[gnu::hot]] OpenScope* innermost_open() {
-  const HeldScope now = held;
-  OpenScope* scope = now.scope != nullptr && now.context == this_context() ? now.scope : innermost_in_context();
+// The scope, or the innermost one around it, that was not closed from outside.
+OpenScope* still_open(OpenScope* scope) {
   while (scope != nullptr && scope->closed) scope = scope->outer;
   return scope;
+}
+
+// The same of those that the context variable has.
+OpenScope* still_open_in_context(OpenScope* scope) {
+  while (scope != nullptr && (scope->closed || !scope->in_context)) scope = scope->outer;
+  return scope;
+}
+
+// Borrowed; null when no scope is open in this context.
+[[gnu::hot]] OpenScope* innermost_open() {
+  const HeldScope now = held;
+  if (now.scope != nullptr && now.context == this_context()) return still_open(now.scope);
+  OpenScope* innermost = still_open(innermost_in_context());
+  // Another context that knows all there is to know around the held scope: a copy that was made inside of it, and runs
+  // there, as asyncio.run() does it.
+  const bool inside = now.scope != nullptr && still_open_in_context(now.scope) == innermost;
+  return inside ? still_open(now.scope) : innermost;
 }
 
 void put_in_context(OpenScope* scope) {
@@ -130,7 +145,7 @@ void put_in_context(OpenScope* scope) {
   Py_XDECREF(token);
 }
 
-// `around_call`: native code leaves it before this thread does anything else.
+// `around_call`: native code holds it open around a call, and leaves it when that returns.
 [[gnu::hot]] void become_innermost(OpenScope* scope, bool around_call) {
   PyObject* context = this_context();
   HeldScope& now = held;
@@ -157,9 +172,7 @@ void put_in_context(OpenScope* scope) {
 // `outer` is innermost again, where `scope` was.
 [[gnu::hot]] void give_way(const OpenScope* scope, OpenScope* outer) {
   thread_state.scope = id_of(in_current_recording(outer));
-  if (!scope->in_context) return;
-  while (outer != nullptr && (outer->closed || !outer->in_context)) outer = outer->outer;
-  put_in_context(outer);
+  if (scope->in_context) put_in_context(still_open_in_context(outer));
 }
 
 [[gnu::hot]] void free_open_scope(OpenScope* scope) {
@@ -313,9 +326,7 @@ void close_scope(OpenScope* scope, uint8_t flags) {
   close_scope(scope, flags);
   let_go_of_closed();
   if (ours) {
-    OpenScope* outer = scope->outer;
-    while (outer != nullptr && outer->closed) outer = outer->outer;
-    give_way(scope, outer);
+    give_way(scope, still_open(scope->outer));
     return;
   }
   if (thread_state.scope == scope->scope.id) thread_state.scope = 0;

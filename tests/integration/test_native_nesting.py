@@ -1,6 +1,7 @@
 """Which scope is innermost while native code holds some open around its calls: the same as if Python had entered each
-of them, whatever is entered, left or left open inside. Only what a context is copied from is another one."""
+of them, whatever is entered, left or left open inside. Only what other threads take over is another one."""
 
+import asyncio
 import contextvars
 import tempfile
 import threading
@@ -14,12 +15,20 @@ import wanhook
 from natively import BOTH, call, scoped, wrapped
 from recorded import CLOSED_BY_OUTER, marks, paths, recorded, rows
 
-KINDS = ["op", "block", "stage", "with", "left open", "left later", "generator", "leave", "go on"]
+KINDS = ["op", "block", "stage", "with", "left open", "left later", "generator", "leave", "go on", "copy", "asyncio"]
 programs = st.recursive(
     st.tuples(st.sampled_from(KINDS), st.just([])),
     lambda inner: st.tuples(st.sampled_from(KINDS), st.lists(inner, min_size=1, max_size=4)),
     max_leaves=12,
 )
+
+
+def is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class Program:
@@ -57,12 +66,28 @@ class Program:
             generator = self._steps(name, inside)
             next(generator)
             self._suspended.append(generator)
+        elif kind == "copy":
+            contextvars.copy_context().run(inside)
+            wanhook.mark(f"behind {name}")
+        elif kind == "asyncio" and not is_in_loop():  # there asyncio refuses another one
+            asyncio.run(self._two_tasks(name, inside))
+            wanhook.mark(f"behind {name}")
         elif kind == "leave" and self._open:
             self._open.pop(0).__exit__(None, None, None)
             inside()
         elif kind == "go on" and self._suspended:
             next(self._suspended.pop(0), None)
             inside()
+
+    @staticmethod
+    async def _two_tasks(name: str, inside: Callable[[], None]) -> None:
+        async def task(number: int) -> None:
+            with wanhook.trace(f"{name} task {number}"):
+                await asyncio.sleep(0)
+                inside()
+                await asyncio.sleep(0)
+
+        await asyncio.gather(task(0), task(1))
 
     @staticmethod
     def _steps(name: str, inside: Callable[[], None]):
@@ -122,26 +147,43 @@ def test_a_context_copied_in_a_stage_knows_it(tmp_path, natively):
     assert paths(result.trace) == ["outer", "outer/stage", "outer/stage/copied"]
 
 
-def test_a_context_copied_in_a_block_knows_the_stage_around(tmp_path):
-    """And what runs in it, natively too, takes nothing from the block's context."""
+@BOTH
+def test_a_context_copied_in_a_block_and_run_there_lies_in_it(tmp_path, natively):
+    def op(name: str, body: Callable[[], None]) -> None:
+        call(wrapped(scoped(name, level="op"), body, natively))
 
     def inside() -> None:
-        call(scoped("op", level="op")(lambda: call(scoped("inner", level="op")(lambda: None))))
+        op("op", lambda: op("inner", lambda: None))
         with wanhook.trace("with"):
-            call(scoped("op", level="op")(lambda: None))
+            op("op", lambda: None)
         wanhook.trace("never left").__enter__()
 
     def body() -> None:
         contextvars.copy_context().run(inside)
-        call(scoped("op", level="op")(lambda: wanhook.mark("back")))
+        op("back", lambda: None)
+
+    with recorded(tmp_path) as result, wanhook.trace("outer"):
+        call(wrapped(scoped("block", level="block"), body, natively))
+        wanhook.mark("outside")
+    assert [path.removeprefix("outer/block") for path in paths(result.trace)[1:]] == [
+        "", "/op", "/op/inner", "/with", "/with/op", "/never left", "/back"
+    ]  # fmt: skip
+    assert marks(result.trace) == [("outside", "outer")]
+
+
+def test_a_context_copied_in_a_block_for_another_thread_knows_the_stage_around(tmp_path):
+    def inside() -> None:
+        with wanhook.trace("elsewhere"):
+            pass
+
+    def body() -> None:
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(inside,))
+        thread.start()
+        thread.join()
 
     with recorded(tmp_path) as result, wanhook.trace("outer"):
         call(scoped("block", level="block")(body))
-        wanhook.mark("outside")
-    assert [path.removeprefix("outer") for path in paths(result.trace)] == [
-        "", "/block", "/op", "/op/inner", "/with", "/with/op", "/never left", "/block/op"
-    ]  # fmt: skip
-    assert marks(result.trace) == [("back", "outer/block/op"), ("outside", "outer")]
+    assert paths(result.trace) == ["outer", "outer/block", "outer/elsewhere"]
 
 
 def test_a_thread_without_any_context_holds_its_scopes_too(tmp_path):
