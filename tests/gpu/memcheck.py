@@ -58,12 +58,13 @@ PREFIX = "========="
 PLANTED = "Invalid __global__ write"
 UNSUPPORTED = "Device not supported"
 CLEAN, WRONG, UNCHECKED = 0, 1, 2
-# Frames of these say that a CUDA call was made, not by whom.
-BETWEEN = re.compile(r"lib(cuda|sanitizer|TreeLauncher|InterceptorInjection)[^/]*\.so")
+# Frames of these say that a CUDA call was made, not by whom; Python's, where there are any after all, hide who did.
+BETWEEN = re.compile(r"lib(cuda|sanitizer|TreeLauncher|InterceptorInjection)[^/]*\.so|\.py:\d+$")
 OURS = re.compile(r"(^|/)wanhook/_C\.[^/]*\.so$")
 NOT_READY = re.compile(r"cudaErrorNotReady|CUDA_ERROR_NOT_READY")  # an answer, no error
 _API_ERROR = re.compile(r"Program hit .* on CUDA API call(?: to (\w+))?")
-_FRAME = re.compile(r"Host Frame:.* in (\S+)\s*$")
+_FRAME = re.compile(r"Host Frame:(?:.* in (\S+)$)?")
+_FRAME_GOES_ON = re.compile(r"in (\S+)$")  # the library, in a line of its own
 _SUMMARY = re.compile(r"ERROR SUMMARY: (\d+) error")
 _NO_FINDING = re.compile(r"COMPUTE-SANITIZER|Warning|.*(SUMMARY:|Target application|Process \(?\d)")
 
@@ -81,7 +82,8 @@ class Finding:
     def counts(self) -> bool:
         if self.call is None:
             return True
-        return self.library is not None and bool(OURS.search(self.library)) and not NOT_READY.search(self.title)
+        whose = self.library is None or bool(OURS.search(self.library))  # nobody's could be ours
+        return whose and not NOT_READY.search(self.title)
 
 
 def findings(output: str) -> list[Finding]:
@@ -100,8 +102,13 @@ def findings(output: str) -> list[Finding]:
 
 def _finding(lines: Sequence[str]) -> Finding:
     failed = _API_ERROR.search(lines[0])
-    frames = [match[1] for match in map(_FRAME.search, lines) if match]
-    callers = [library for library in frames if not BETWEEN.search(library)]
+    frames: list[str | None] = []
+    for line in lines:
+        if frame := _FRAME.match(line):
+            frames.append(frame[1])
+        elif frames and (more := _FRAME_GOES_ON.match(line)):
+            frames[-1] = more[1]
+    callers = [library for library in frames if library and not BETWEEN.search(library)]
     return Finding(
         title=lines[0],
         call=(failed[1] or "?") if failed else None,

@@ -54,6 +54,23 @@ def test_a_failed_call_belongs_to_whoever_made_it():
     assert verdict(output(TORCHS, OURS, counted=2), 0)[0] == WRONG
 
 
+def test_a_library_may_stand_in_a_line_of_its_own():
+    """So compute-sanitizer 2025.3.1 has it, behind the place in the source where that is known."""
+    where = "=========         Host Frame: wanhook::SpanTimer::resolve() in /src/span_timer_cuda.cpp:139 [0x49499]\n"
+    within = f"=========                        in {OUR_LIBRARY}\n"
+    cuda = "=========         Host Frame:  [0x37ac12]\n=========                        in /usr/lib/libcuda.so.1\n"
+    (found,) = findings(output(failed_call(cuda, where, within), counted=1))
+    assert (found.library, found.counts) == (OUR_LIBRARY, True)
+
+
+def test_a_failed_call_of_nobody_counts():
+    """It could be ours: what cannot be told must not pass for clean."""
+    python = "=========         Host Frame: test_streams in /src/tests/test_streams.py:54\n"
+    for frames in ((), (python,), (DRIVER_FRAME, RUNTIME_FRAME)):
+        (found,) = findings(output(failed_call(*frames), counted=1))
+        assert (found.library, found.counts) == (None, True)
+
+
 def test_torchs_own_module_of_that_name_is_not_ours():
     frame = OUR_FRAME.format("/site/torch/_C.cpython-312-x86_64-linux-gnu.so")
     assert verdict(output(failed_call(frame), counted=1), 0)[0] == CLEAN
