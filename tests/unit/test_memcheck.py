@@ -2,7 +2,20 @@
 
 import pytest
 
-from gpu.memcheck import CLEAN, UNCHECKED, WRONG, dealt, findings, run, take_number, verdict, worst
+from gpu.memcheck import (
+    CLEAN,
+    UNCHECKED,
+    WRONG,
+    Part,
+    dealt,
+    findings,
+    parts_of,
+    pytest_arguments,
+    run,
+    take_number,
+    verdict,
+    worst,
+)
 
 BANNER = "========= COMPUTE-SANITIZER\n"
 DRIVER_FRAME = "=========         Host Frame:  [0x37ac12] in /usr/lib/libcuda.so.1\n"
@@ -101,6 +114,18 @@ def test_tests_are_dealt_out_and_none_is_lost():
     assert dealt(list("abcdefg"), 3) == [["a", "d", "g"], ["b", "e"], ["c", "f"]]
     assert dealt(list("ab"), 8) == [["a"], ["b"]]
     assert dealt([], 8) == []
+
+
+def test_tests_that_need_not_pass_stay_with_their_files():
+    parts = parts_of(["a::1", "a::2", "a::3"], ["b::1", "a::4", "b::2"], 2)
+    assert [part.tests for part in parts] == [["a::1", "a::3"], ["a::2"], ["b::1", "b::2"], ["a::4"]]
+    assert [part.judged for part in parts] == [True, True, False, False]
+    assert parts_of([], ["b::1"], 2) == [Part(["b::1"], False)]
+
+
+def test_a_choice_of_the_callers_narrows_ours():
+    assert pytest_arguments("a or b", ["-x", "-k", "c or d"])[-3:] == ["-k", "(a or b) and (c or d)", "-x"]
+    assert pytest_arguments("a or b", [])[-2:] == ["-k", "a or b"]
 
 
 def test_the_worst_verdict_is_that_of_all():
