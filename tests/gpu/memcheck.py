@@ -52,8 +52,9 @@ OPTIONS = (
     "--num-callers-host=12", "--launch-timeout=120", "--kernel-name-exclude=kns=nccl",
 )  # fmt: skip
 # Host stacks without Python frames: for those the tool takes the GIL in the middle of a launch, under a lock of the
-# driver's. A thread that waits for that lock in a CUDA call and holds the GIL (event records of ours and of torch do)
-# then waits for ever. The name is in no manual; 2025.3.1 knows it. Where it is unknown, --limit ends the tests.
+# driver's. A thread that waits for that lock in a CUDA call and holds the GIL, as a scope of ours does when it records
+# an event, then waits for ever. The tool's own library has the name; 2025.3.1 knows it. Where it is unknown, --limit
+# ends the tests.
 NATIVE_STACKS = {"SANITIZER_HOST_STACKTRACE_NATIVE": "1"}
 LIMIT_SECONDS = 540
 SOME_TESTS_FAILED = 1  # pytest's exit status
@@ -69,6 +70,7 @@ NOT_READY = re.compile(r"cudaErrorNotReady|CUDA_ERROR_NOT_READY")  # an answer, 
 _API_ERROR = re.compile(r"Program hit .* on CUDA API call(?: to (\w+))?")
 _FRAME = re.compile(r"Host Frame:(?:.* in (\S+)$)?")
 _FRAME_GOES_ON = re.compile(r"in (\S+)$")  # the library, in a line of its own
+_SOME_PASSED = re.compile(r"\b[1-9]\d* passed\b")
 _SUMMARY = re.compile(r"ERROR SUMMARY: (\d+) error")
 _NO_FINDING = re.compile(r"COMPUTE-SANITIZER|Warning|.*(SUMMARY:|Target application|Process \(?\d)")
 
@@ -86,8 +88,16 @@ class Finding:
     def counts(self) -> bool:
         if self.call is None:
             return True
-        whose = self.library is None or bool(OURS.search(self.library))  # nobody's could be ours
-        return whose and not NOT_READY.search(self.title)
+        may_be_ours = self.library is None or bool(OURS.search(self.library))
+        return may_be_ours and not NOT_READY.search(self.title)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tests of one tool. `judged`: they have to pass."""
+
+    tests: list[str]
+    judged: bool
 
 
 def findings(output: str) -> list[Finding]:
@@ -141,6 +151,17 @@ def verdict(output: str, returncode: int) -> tuple[int, list[str]]:
     wrong = bool(ours) or unread > 0 or returncode != 0
     lines.append(f"memcheck: {'WRONG' if wrong else 'clean'}: {len(ours)} findings that count, {len(found)} in all")
     return WRONG if wrong else CLEAN, lines
+
+
+def judge(part: Part, log: str, printed: str, status: int) -> tuple[int, list[str]]:
+    """The verdict on one tool's tests. Of tests that need not pass one has to, else nothing may have run at all."""
+    tolerated = status == SOME_TESTS_FAILED and not part.judged
+    code, lines = verdict(log, 0 if tolerated else status)
+    if not tolerated:
+        return code, lines
+    if _SOME_PASSED.search(printed):
+        return code, [*lines, "that some of these tests failed does not count here"]
+    return worst([code, UNCHECKED]), [*lines, "NOT CHECKED: none of these tests passed"]
 
 
 def sanitizer() -> str | None:
@@ -197,14 +218,6 @@ def finds_planted(tool: str, folder: Path) -> bool:
     why = f"it says '{UNSUPPORTED}'" if UNSUPPORTED in log + printed else "it did not find a planted overrun"
     print(f"NOTHING WAS CHECKED: compute-sanitizer does not work on this machine: {why}")
     return False
-
-
-@dataclass(frozen=True)
-class Part:
-    """Tests of one tool. `judged`: they have to pass."""
-
-    tests: list[str]
-    judged: bool
 
 
 def parts_of(judged: Sequence[str], looked_at: Sequence[str], jobs: int) -> list[Part]:
@@ -284,12 +297,8 @@ def main(arguments: Sequence[str]) -> int:
         part = parts[number]
         chosen = ["-m", "pytest", "-q", "--tb=short" if part.judged else "--tb=line", "-p", "no:cacheprovider"]
         log, printed, status = run(tool, folder, f"tests-{number}", [*chosen, *part.tests], most_printed=0, limit=limit)
-        tolerated = status == SOME_TESTS_FAILED and not part.judged
-        code, lines = verdict(log, 0 if tolerated else status)
-        if tolerated:
-            lines.append("whether these tests pass does not count here")
-        shown = printed.splitlines()[-80:]
-        print("\n".join([*shown, *part.tests, *lines, ""]), flush=True)
+        code, lines = judge(part, log, printed, status)
+        print("\n".join([*printed.splitlines()[-80:], *part.tests, *lines, ""]), flush=True)
         return code
 
     with ThreadPoolExecutor(jobs) as pool:

@@ -9,6 +9,7 @@ from gpu.memcheck import (
     Part,
     dealt,
     findings,
+    judge,
     parts_of,
     pytest_arguments,
     run,
@@ -121,6 +122,18 @@ def test_tests_that_need_not_pass_stay_with_their_files():
     assert [part.tests for part in parts] == [["a::1", "a::3"], ["a::2"], ["b::1", "b::2"], ["a::4"]]
     assert [part.judged for part in parts] == [True, True, False, False]
     assert parts_of([], ["b::1"], 2) == [Part(["b::1"], False)]
+
+
+def test_tests_that_need_not_pass_are_judged_by_what_the_tool_finds():
+    looked_at, judged = Part(["a::1", "a::2"], False), Part(["a::1", "a::2"], True)
+    some, none = "F.\n1 failed, 1 passed in 2.00s\n", "FF\n2 failed in 2.00s\n"
+    clean, wrong = output(counted=0), output(OURS, counted=1)
+    assert judge(looked_at, clean, some, 1)[0] == CLEAN
+    assert judge(judged, clean, some, 1)[0] == WRONG
+    assert judge(looked_at, wrong, some, 1)[0] == WRONG
+    assert judge(looked_at, clean, none, 1)[0] == UNCHECKED  # perhaps not one came to CUDA
+    assert judge(looked_at, wrong, none, 1)[0] == WRONG
+    assert judge(looked_at, clean, "", 2)[0] == WRONG  # pytest was interrupted
 
 
 def test_a_choice_of_the_callers_narrows_ours():
