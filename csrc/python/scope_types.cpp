@@ -4,10 +4,10 @@
 #include <string>
 
 #include "core/hook_profile.h"
-#include "core/thread_state.h"
 #include "device/scopes.h"
 #include "python/json_args.h"
 #include "python/names.h"
+#include "python/open_scope.h"
 #include "python/watermark.h"
 
 // PyVarObject_HEAD_INIT begins every static type, here as everywhere, and leaves the other members zero.
@@ -15,32 +15,6 @@
 
 namespace wanhook {
 namespace {
-
-struct OpenScope;
-
-// The innermost scope while native code keeps one open around a call, a strong reference, and the context that it is
-// innermost in: an address that tells contexts apart.
-struct HeldScope {
-  OpenScope* scope;
-  PyObject* context;
-};
-
-// An entered scope. `outer` is the one that was innermost in this context when it was entered, and is again when it is
-// left; a scope with parent= has another parent in the file, and none of its context's business.
-struct OpenScope {
-  PyObject_HEAD
-  Scope scope;
-  PyObject* name;
-  OpenScope* parent;     // in the file, null for a root; strong reference
-  OpenScope* outer;      // strong reference
-  OpenScope* outer_use;  // the same Trace object entered a second time before it was left
-  HeldScope before;      // what was held when this one came to be, and is again when it is closed
-  bool in_context;       // the context variable has it, or had
-  bool closed;
-  long watched;          // the watcher's number for it, 0 when its leaving is of no interest
-  long owned_recording;  // the recording that this scope started and ends, as begin_recording named it; 0 for none
-  OpenScope* next_dead;  // of the scopes that wait for open_scope_dealloc; not set before
-};
 
 // What trace() returns: a name and arguments, ready to be entered any number of times.
 struct Trace {
@@ -55,14 +29,7 @@ struct Trace {
   bool verify;
 };
 
-extern PyTypeObject open_scope_type;
 extern PyTypeObject trace_type;
-
-PyObject* current_scope = nullptr;  // ContextVar
-// To set a context variable takes some 1400 instructions and makes three objects, more than all else that a scope does
-// in the interpreter. So blocks and operators that native code holds open around a call stay out of it: the call is
-// over before the thread does anything else outside of it. What is entered inside, in that context, is held too.
-__thread HeldScope held;
 
 // Called with (out or None) when a scope is entered and nothing is recorded. Answers with a number that names the
 // recording it started, 0 when it started none, None when it never will for scopes without `out`.
@@ -76,151 +43,6 @@ PyObject* decorate = nullptr;  // called with (trace, function)
 uint32_t watched_name = 0;
 PyObject* scope_entered = nullptr;
 PyObject* scope_left = nullptr;
-
-bool still_recorded(const OpenScope* scope) {
-  return scope->scope.recording != nullptr && scope->scope.recording == Recorder::current();
-}
-
-// The scope or what it lies in: the innermost that is open in the current recording. Null: none.
-OpenScope* in_current_recording(OpenScope* scope) {
-  while (scope != nullptr && (scope->closed || !still_recorded(scope))) scope = scope->outer;
-  return scope;
-}
-
-uint32_t id_of(const OpenScope* scope) { return scope == nullptr ? 0 : scope->scope.id; }
-
-// As in the report: names from the outermost on, with slashes between. A new reference; null with an error set.
-PyObject* path_of(const OpenScope* scope) {
-  PyObject* names = PyList_New(0);
-  bool listed = names != nullptr;
-  for (; listed && scope != nullptr; scope = scope->parent) listed = PyList_Append(names, scope->name) == 0;
-  PyObject* slash = listed && PyList_Reverse(names) == 0 ? PyUnicode_FromString("/") : nullptr;
-  PyObject* path = slash == nullptr ? nullptr : PyUnicode_Join(slash, names);
-  Py_XDECREF(slash);
-  Py_XDECREF(names);
-  return path;
-}
-
-// Null in a thread that has used no context variable yet.
-PyObject* this_context() { return PyThreadState_Get()->context; }
-
-// Borrowed; null for none.
-OpenScope* innermost_in_context() {
-  PyObject* value = nullptr;
-  if (PyContextVar_Get(current_scope, nullptr, &value) < 0) {
-    PyErr_Clear();
-    return nullptr;
-  }
-  if (value == nullptr) return nullptr;
-  Py_DECREF(value);  // the context keeps it
-  return Py_IS_TYPE(value, &open_scope_type) ? reinterpret_cast<OpenScope*>(value) : nullptr;
-}
-
-// The scope, or the innermost one around it, that was not closed from outside.
-OpenScope* still_open(OpenScope* scope) {
-  while (scope != nullptr && scope->closed) scope = scope->outer;
-  return scope;
-}
-
-// The same of those that the context variable has.
-OpenScope* still_open_in_context(OpenScope* scope) {
-  while (scope != nullptr && (scope->closed || !scope->in_context)) scope = scope->outer;
-  return scope;
-}
-
-// Borrowed; null when no scope is open in this context.
-[[gnu::hot]] OpenScope* innermost_open() {
-  const HeldScope now = held;
-  if (now.scope != nullptr && now.context == this_context()) return still_open(now.scope);
-  OpenScope* innermost = still_open(innermost_in_context());
-  // Another context that knows all there is to know around the held scope: a copy that was made inside of it, and runs
-  // there, as asyncio.run() does it.
-  const bool inside = now.scope != nullptr && still_open_in_context(now.scope) == innermost;
-  return inside ? still_open(now.scope) : innermost;
-}
-
-void put_in_context(OpenScope* scope) {
-  PyObject* token = PyContextVar_Set(current_scope, scope == nullptr ? Py_None : reinterpret_cast<PyObject*>(scope));
-  if (token == nullptr) PyErr_Clear();
-  Py_XDECREF(token);
-}
-
-// `around_call`: native code holds it open around a call, and leaves it when that returns.
-[[gnu::hot]] void become_innermost(OpenScope* scope, bool around_call) {
-  PyObject* context = this_context();
-  HeldScope& now = held;
-  scope->in_context = !around_call || context == nullptr;
-  if (!scope->in_context || (now.scope != nullptr && now.context == context)) {
-    scope->before = now;
-    now = {scope, context};
-    Py_INCREF(reinterpret_cast<PyObject*>(scope));
-  }
-  if (scope->in_context) put_in_context(scope);
-  thread_state.scope = id_of(in_current_recording(scope));
-}
-
-[[gnu::hot]] void let_go_of_closed() {
-  HeldScope& now = held;
-  while (now.scope != nullptr && now.scope->closed) {
-    OpenScope* closed = now.scope;
-    now = closed->before;
-    closed->before = {};
-    Py_DECREF(reinterpret_cast<PyObject*>(closed));
-  }
-}
-
-// `outer` is innermost again, where `scope` was.
-[[gnu::hot]] void give_way(const OpenScope* scope, OpenScope* outer) {
-  thread_state.scope = id_of(in_current_recording(outer));
-  if (scope->in_context) put_in_context(still_open_in_context(outer));
-}
-
-[[gnu::hot]] void free_open_scope(OpenScope* scope) {
-  Py_DECREF(scope->name);
-  Py_XDECREF(reinterpret_cast<PyObject*>(scope->parent));
-  Py_XDECREF(reinterpret_cast<PyObject*>(scope->outer));
-  Py_XDECREF(reinterpret_cast<PyObject*>(scope->outer_use));
-  Py_XDECREF(reinterpret_cast<PyObject*>(scope->before.scope));
-  PyObject_Free(scope);
-}
-
-// The last reference to a scope can be the last one to all those around it. They wait for each other here: as many as a
-// program that leaves none has entered would be more than the stack holds. Under the GIL.
-[[gnu::hot]] void open_scope_dealloc(PyObject* self) {
-  static OpenScope* dead = nullptr;
-  static bool emptying = false;
-  auto* scope = reinterpret_cast<OpenScope*>(self);
-  scope->next_dead = dead;
-  dead = scope;
-  if (emptying) return;
-  emptying = true;
-  while (dead != nullptr) {
-    scope = dead;
-    dead = scope->next_dead;
-    free_open_scope(scope);
-  }
-  emptying = false;
-}
-
-PyObject* open_scope_id(PyObject* self, void*) {
-  return PyLong_FromUnsignedLong(reinterpret_cast<OpenScope*>(self)->scope.id);
-}
-
-PyGetSetDef open_scope_fields[] = {
-    {"id", open_scope_id, nullptr, "Number of the scope in the trace file, 0 when it is not recorded.", nullptr},
-    {nullptr, nullptr, nullptr, nullptr, nullptr}};
-
-PyTypeObject make_open_scope_type() {
-  PyTypeObject type = {PyVarObject_HEAD_INIT(nullptr, 0)};
-  type.tp_name = "wanhook.Scope";
-  type.tp_doc = "An entered scope, as `with wanhook.trace(...) as scope` gives it; usable as `parent=` elsewhere.";
-  type.tp_basicsize = sizeof(OpenScope);
-  type.tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION;
-  type.tp_dealloc = open_scope_dealloc;
-  type.tp_getset = open_scope_fields;
-  return type;
-}
-PyTypeObject open_scope_type = make_open_scope_type();
 
 // The number of the recording that was started for this scope; 0: none; -1: error set (an `out` that cannot be
 // written).
@@ -260,13 +82,12 @@ void tell_left(long number, uint32_t id) {
 }
 
 // Begins a scope of `trace` inside of `outer`; `started` names the recording that was started for it, 0 for none. A new
-// reference; null with an error set. For `around_call` see become_innermost().
+// reference; null with an error set. For `around_call` see begin_open_scope().
 [[gnu::hot]] OpenScope* enter(Trace* trace, OpenScope* outer, long started, bool around_call) {
-  auto* scope = PyObject_New(OpenScope, &open_scope_type);
+  auto* parent = trace->parent == nullptr ? outer : reinterpret_cast<OpenScope*>(trace->parent);
+  OpenScope* scope = new_open_scope(trace->name, in_current_recording(parent), outer);
   if (scope == nullptr) return nullptr;
-  scope->name = Py_NewRef(trace->name);
-  scope->parent = in_current_recording(trace->parent == nullptr ? outer : reinterpret_cast<OpenScope*>(trace->parent));
-  Py_XINCREF(reinterpret_cast<PyObject*>(scope->parent));
+  scope->owned_recording = started;
   ScopeRequest request;
   if (trace->name_id == 0) trace->name_id = name_id(trace->name);
   request.name = trace->name_id;
@@ -276,17 +97,8 @@ void tell_left(long number, uint32_t id) {
   request.verify = started == 0 && (trace->verify || is_verified(request.name));
   if (trace->args != nullptr) request.args = **trace->args;
   const bool watched = __builtin_expect(watched_name != 0 && request.name == watched_name, 0);
-  scope->watched = watched && Recorder::active() != nullptr ? tell_entered() : 0;
-  scope->scope = begin_scope(request);
-  scope->outer = outer;
-  Py_XINCREF(reinterpret_cast<PyObject*>(outer));
-  scope->outer_use = nullptr;
-  scope->before = {};
-  scope->in_context = false;
-  scope->closed = false;
-  scope->owned_recording = started;
-  // An unrecorded scope is nobody's innermost: nothing would be told about it.
-  if (scope->scope.recording != nullptr || scope->owned_recording != 0) become_innermost(scope, around_call);
+  if (watched && Recorder::active() != nullptr) scope->watched = tell_entered();
+  begin_open_scope(scope, request, around_call);
   if (scope->scope.used >= watermark()) tell_watermark_reached(scope->scope.used, path_of(scope));
   return scope;
 }
@@ -302,34 +114,6 @@ void tell_left(long number, uint32_t id) {
   trace->innermost_use = scope;  // takes this reference
   Py_INCREF(reinterpret_cast<PyObject*>(scope));
   return reinterpret_cast<PyObject*>(scope);
-}
-
-bool encloses(const OpenScope* outer, const OpenScope* inner) {
-  while (inner != nullptr && inner != outer) inner = inner->outer;
-  return inner != nullptr;
-}
-
-void close_scope(OpenScope* scope, uint8_t flags) {
-  scope->closed = true;
-  scope->scope.used = end_scope(scope->scope, flags);
-}
-
-[[gnu::hot]] void leave(OpenScope* scope, uint8_t flags) {
-  if (scope->closed) return;
-  OpenScope* innermost = innermost_open();
-  const bool ours = encloses(scope, innermost);
-  if (ours) {
-    for (OpenScope* inner = innermost; inner != scope; inner = inner->outer) {
-      if (!inner->closed) close_scope(inner, kScopeClosedByOuter);
-    }
-  }
-  close_scope(scope, flags);
-  let_go_of_closed();
-  if (ours) {
-    give_way(scope, still_open(scope->outer));
-    return;
-  }
-  if (thread_state.scope == scope->scope.id) thread_state.scope = 0;
 }
 
 // How generators and asynchronous generators end is no failure.
@@ -353,7 +137,7 @@ bool is_failure(PyObject* exception) {
 // Ends the scope that enter() began, and takes its reference. The number of the recording that it owns.
 [[gnu::hot]] long finish(OpenScope* scope, PyObject* exception) {
   const bool closed_before = scope->closed;
-  leave(scope, is_failure(exception) ? kScopeException : 0);
+  leave_open_scope(scope, is_failure(exception) ? kScopeException : 0);
   if (!closed_before && scope->scope.used >= watermark()) tell_watermark_reached(scope->scope.used, path_of(scope));
   if (scope->watched != 0) tell_left(scope->watched, scope->scope.id);
   const long owned_recording = scope->owned_recording;
@@ -423,7 +207,7 @@ bool parse_level(PyObject* value, ScopeLevel* level) {
 
 bool parse_parent(PyObject* value, PyObject** parent) {
   if (value == Py_None) return true;
-  if (!Py_IS_TYPE(value, &open_scope_type)) {
+  if (!is_open_scope(value)) {
     PyErr_Format(PyExc_TypeError,
                  "parent must be a scope that was entered (`with wanhook.trace(...) as scope`), not %.100s",
                  Py_TYPE(value)->tp_name);
@@ -600,12 +384,6 @@ PyMethodDef module_functions[] = {
     {"watch_no_scopes", watch_no_scopes, METH_NOARGS, "watch_no_scopes()"},
     {nullptr, nullptr, 0, nullptr}};
 
-bool add_type(PyObject* module, const char* name, PyTypeObject* type) {
-  if (PyType_Ready(type) < 0) return false;
-  Py_INCREF(type);
-  return PyModule_AddObject(module, name, reinterpret_cast<PyObject*>(type)) == 0;
-}
-
 }  // namespace
 
 bool is_trace(PyObject* object) { return Py_IS_TYPE(object, &trace_type); }
@@ -625,9 +403,8 @@ PyObject* enter_scope(PyObject* trace) {
 void leave_scope(PyObject* scope, PyObject* exception) { finish(reinterpret_cast<OpenScope*>(scope), exception); }
 
 bool add_scope_types(PyObject* module) {
-  current_scope = PyContextVar_New("wanhook.current_scope", nullptr);
-  return current_scope != nullptr && add_type(module, "Scope", &open_scope_type) &&
-         add_type(module, "Trace", &trace_type) && PyModule_AddFunctions(module, module_functions) == 0;
+  return add_open_scope_type(module) && PyModule_AddType(module, &trace_type) == 0 &&
+         PyModule_AddFunctions(module, module_functions) == 0;
 }
 
 }  // namespace wanhook

@@ -1,10 +1,5 @@
 // The Python objects behind wanhook.trace(), wanhook.role() and wanhook.mark(), written against the CPython API: a
 // pybind11 class would cost five times as much for each `with`.
-//
-// Which scope is open is kept in a context variable, so each asyncio task, and each thread that runs in a copied
-// context, has its own (not of blocks and operators in native calls: docs/architecture.md); the thread's innermost
-// scope is mirrored into ThreadState for the hooks. A scope is left by identity: what is still open inside is closed
-// with it, and what was closed that way is left in silence later.
 #pragma once
 
 #include <Python.h>
