@@ -20,30 +20,18 @@
 #include "hooks/collective_hook.h"
 #include "hooks/memory_hook.h"
 #include "hooks/process_groups.h"
+#include "python/coalesced_launch.h"
 #include "python/native_calls.h"
 #include "python/role_type.h"
 #include "python/scope_types.h"
 #include "python/wait_functions.h"
 #include "python/watermark.h"
+#include "python/without_gil.h"
 
 namespace py = pybind11;
 
 namespace wanhook {
 namespace {
-
-// Calls without the GIL. pybind11's guard takes it back in a destructor that may not throw; but up to Python 3.13 a
-// daemon thread that asks for the GIL while the interpreter exits is ended by unwinding its stack, which would then be
-// std::terminate for the whole process.
-class WithoutGil {
- public:
-  WithoutGil() : state_(PyEval_SaveThread()) {}
-  ~WithoutGil() noexcept(false) { PyEval_RestoreThread(state_); }
-  WithoutGil(const WithoutGil&) = delete;
-  WithoutGil& operator=(const WithoutGil&) = delete;
-
- private:
-  PyThreadState* state_;
-};
 
 // In builds for profiling: the ticks of each call, in the order of HookPart, since the last call of it; what to leave
 // out from now on, as bits of LeftOut.
@@ -160,21 +148,13 @@ std::vector<std::string> leftovers() {
   return found;
 }
 
-// `end` launches a coalesced group: ProcessGroup._end_coalescing, which the arguments are for.
-py::object launch_coalesced(const py::function& end, const py::args& arguments, const py::kwargs& keywords) {
-  CoalescedLaunch launch;
-  py::object work = end(*arguments, **keywords);
-  launch.returned(py::isinstance<c10d::Work>(work) ? work.cast<c10d::Work*>() : nullptr);
-  return work;
-}
-
 }  // namespace
 }  // namespace wanhook
 
 PYBIND11_MODULE(_C, module) {
   using namespace wanhook;
   if (!add_scope_types(module.ptr()) || !add_role_type(module.ptr()) || !add_wait_functions(module.ptr()) ||
-      !add_native_calls(module.ptr())) {
+      !add_native_calls(module.ptr()) || !add_coalesced_launch(module.ptr())) {
     throw py::error_already_set();
   }
   const py::call_guard<WithoutGil> without_gil;
@@ -206,7 +186,6 @@ PYBIND11_MODULE(_C, module) {
   module.def(
       "forget_group", [](int64_t address) { forget_group(reinterpret_cast<const c10d::ProcessGroup*>(address)); },
       without_gil);
-  module.def("launch_coalesced", &launch_coalesced);
   module.def("set_watermark", [](std::optional<float> share, const py::object& reached) {
     set_watermark(share.value_or(kNoWatermark), reached.ptr());
   });

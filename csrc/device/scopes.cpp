@@ -20,6 +20,10 @@ bool samples_memory(const Scope& scope) noexcept {
   return scope.level == ScopeLevel::kStage && !scope.captured && scope.verify != ScopeVerify::kMuted;
 }
 
+bool takes(const Recording* recording, const ScopeRequest& request) noexcept {
+  return recording != nullptr && request.level <= recording->level() && !WANHOOK_LEFT_OUT(kNoScopes);
+}
+
 template <class Fill>
 bool append_begin(Recording* recording, ThreadState& state, std::string_view args, const Fill& fill) noexcept {
   if (args.empty()) return recording->append_made<ScopeBeginRecord>(state, fill) != nullptr;
@@ -58,7 +62,7 @@ void snapshot_state(Recording* recording, StateReason reason) noexcept {
 Scope begin_scope(const ScopeRequest& request) noexcept {
   Scope scope;
   Recording* recording = Recorder::active();
-  if (recording == nullptr || request.level > recording->level() || WANHOOK_LEFT_OUT(kNoScopes)) return scope;
+  if (!takes(recording, request)) return scope;
   WANHOOK_TIME_HOOK(HookPart::kScopeBegin);
   ThreadState& state = this_thread();
   Recording::expect_record(state);
@@ -117,6 +121,12 @@ float end_scope(const Scope& scope, uint8_t flags) noexcept {
   if (scope.verify != ScopeVerify::kNone) step_check::end(scope.recording, scope.verify);
   return used;
 }
+
+bool may_wait(const ScopeRequest& begin) noexcept {
+  return stream_provider() != nullptr && takes(Recorder::active(), begin);
+}
+
+bool may_wait(const Scope& end) noexcept { return stream_provider() != nullptr && end.recording != nullptr; }
 
 void mark(uint32_t name, std::string_view args) noexcept {
   Recording* recording = Recorder::active();

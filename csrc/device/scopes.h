@@ -33,6 +33,9 @@ struct ScopeRequest {
 [[gnu::hot]] Scope begin_scope(const ScopeRequest& request) noexcept;
 // The share in use at the end, like Scope::used.
 [[gnu::hot]] float end_scope(const Scope& scope, uint8_t flags) noexcept;
+// Whether the two would call the driver or torch's allocator, and so may wait for another thread or for a stream.
+[[gnu::hot]] bool may_wait(const ScopeRequest& begin) noexcept;
+[[gnu::hot]] bool may_wait(const Scope& end) noexcept;
 void mark(uint32_t name, std::string_view args) noexcept;
 
 // Called at the edges of stage scopes with the recording, the scope's id and the edge: the torch layer samples memory.

@@ -52,20 +52,19 @@ struct Call {
   }
 };
 
-// What the program raised, if anything, out of the way of calls that need no error to be set.
+// What the program raised, out of the way of calls that need no error to be set. Put back by hand: a destructor would
+// do it without the GIL where a thread is ended inside of such a call (python/without_gil.h).
 class RaisedException {
  public:
 #if PY_VERSION_HEX >= 0x030c0000
   RaisedException() : value_(PyErr_GetRaisedException()) {}
-  ~RaisedException() { PyErr_SetRaisedException(value_); }
+  void put_back() { PyErr_SetRaisedException(value_); }
   PyObject* type() const { return value_ == nullptr ? Py_None : reinterpret_cast<PyObject*>(Py_TYPE(value_)); }
 #else
   RaisedException() { PyErr_Fetch(&type_, &value_, &traceback_); }
-  ~RaisedException() { PyErr_Restore(type_, value_, traceback_); }
+  void put_back() { PyErr_Restore(type_, value_, traceback_); }
   PyObject* type() const { return type_ == nullptr ? Py_None : type_; }
 #endif
-  RaisedException(const RaisedException&) = delete;
-  RaisedException& operator=(const RaisedException&) = delete;
 
  private:
 #if PY_VERSION_HEX < 0x030c0000
@@ -104,8 +103,9 @@ void find_torch_compiler() {
   if (result != nullptr) {
     leave_scope(scope, Py_None);
   } else {
-    const RaisedException raised;
+    RaisedException raised;
     leave_scope(scope, raised.type());
+    raised.put_back();
   }
   return result;
 }

@@ -2,6 +2,7 @@
 
 #include "core/recorder.h"
 #include "core/thread_state.h"
+#include "python/without_gil.h"
 
 // PyVarObject_HEAD_INIT begins every static type, here as everywhere, and leaves the other members zero.
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
@@ -84,8 +85,10 @@ bool encloses(const OpenScope* outer, const OpenScope* inner) {
   return inner != nullptr;
 }
 
+// Closed for every other thread before the GIL is let go of.
 [[gnu::hot]] void close_scope(OpenScope* scope, uint8_t flags) {
   scope->closed = true;
+  const WithoutGil unlocked(may_wait(scope->scope));
   scope->scope.used = end_scope(scope->scope, flags);
 }
 
@@ -164,7 +167,10 @@ bool is_open_scope(PyObject* object) noexcept { return Py_IS_TYPE(object, &open_
 }
 
 [[gnu::hot]] void begin_open_scope(OpenScope* scope, const ScopeRequest& request, bool around_call) {
-  scope->scope = begin_scope(request);
+  {
+    const WithoutGil unlocked(may_wait(request));
+    scope->scope = begin_scope(request);
+  }
   // An unrecorded scope is nobody's innermost: nothing would be told about it.
   if (scope->scope.recording != nullptr || scope->owned_recording != 0) become_innermost(scope, around_call);
 }

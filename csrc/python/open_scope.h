@@ -5,7 +5,7 @@
 // ThreadState for the hooks. A scope is left by identity: what is still open inside is closed with it, and what was
 // closed that way is left in silence later.
 //
-// All functions need the GIL.
+// All functions need the GIL. Those that begin or end a scope let go of it meanwhile.
 #pragma once
 
 #include <Python.h>
@@ -29,13 +29,13 @@ struct OpenScope {
   PyObject_HEAD
   Scope scope;
   PyObject* name;
-  OpenScope* parent;     // in the file, null for a root; strong reference
-  OpenScope* outer;      // strong reference
+  OpenScope* parent;  // in the file, null for a root; strong reference
+  OpenScope* outer;  // strong reference
   OpenScope* outer_use;  // the same Trace object entered a second time before it was left
-  HeldScope before;      // what was held when this one came to be, and is again when it is closed
-  bool in_context;       // the context variable has it, or had
+  HeldScope before;  // what was held when this one came to be, and is again when it is closed
+  bool in_context;  // the context variable has it, or had
   bool closed;
-  long watched;          // the watcher's number for it, 0 when its leaving is of no interest
+  long watched;  // the watcher's number for it, 0 when its leaving is of no interest
   long owned_recording;  // the recording that this scope started and ends, as begin_recording named it; 0 for none
   OpenScope* next_dead;  // of the scopes that wait for their deallocation; not set before
 };

@@ -98,7 +98,9 @@ void tell_left(long number, uint32_t id) {
   if (trace->args != nullptr) request.args = **trace->args;
   const bool watched = __builtin_expect(watched_name != 0 && request.name == watched_name, 0);
   if (watched && Recorder::active() != nullptr) scope->watched = tell_entered();
+  Py_INCREF(reinterpret_cast<PyObject*>(trace));  // it has the request's arguments
   begin_open_scope(scope, request, around_call);
+  Py_DECREF(reinterpret_cast<PyObject*>(trace));
   if (scope->scope.used >= watermark()) tell_watermark_reached(scope->scope.used, path_of(scope));
   return scope;
 }

@@ -3,6 +3,7 @@
 #include "core/thread_state.h"
 #include "device/scopes.h"
 #include "python/names.h"
+#include "python/without_gil.h"
 
 namespace wanhook {
 namespace {
@@ -39,18 +40,20 @@ bool wait_would_open() noexcept {
   return recording != nullptr && recording->level() >= ScopeLevel::kOp && !wait_is_open();
 }
 
-bool begin_wait(uint32_t name) noexcept {
+bool begin_wait(uint32_t name) {
   if (!wait_would_open()) return false;
   ScopeRequest request;
   request.name = name;
   request.parent = thread_state.scope_in(Recorder::active());
   request.level = ScopeLevel::kOp;
   request.type = ScopeType::kWait;
+  const WithoutGil unlocked(may_wait(request));
   open_wait = begin_scope(request);
   return open_wait.recording != nullptr;
 }
 
-void end_wait() noexcept {
+void end_wait() {
+  const WithoutGil unlocked(may_wait(open_wait));
   end_scope(open_wait, 0);
   open_wait = Scope{};
 }

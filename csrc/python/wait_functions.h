@@ -17,9 +17,10 @@ bool add_wait_functions(PyObject* module);
 bool wait_is_open() noexcept;
 // Whether begin_wait() would open one now.
 bool wait_would_open() noexcept;
-// False when none was opened, because one is open or none is recorded.
-bool begin_wait(uint32_t name) noexcept;
+// False when none was opened, because one is open or none is recorded. Lets go of the GIL meanwhile, as end_wait()
+// does.
+bool begin_wait(uint32_t name);
 // Closes this thread's, if it has one.
-void end_wait() noexcept;
+void end_wait();
 
 }  // namespace wanhook

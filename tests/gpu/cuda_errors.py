@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 @lru_cache
-def _runtime() -> ctypes.CDLL:
+def cuda_runtime() -> ctypes.CDLL:
     # The library that torch has loaded: a second copy would keep errors of its own. A made-up runtime is preloaded.
     if hasattr(ctypes.CDLL(None), "cudaPeekAtLastError"):
         return ctypes.CDLL(None)
@@ -19,16 +19,16 @@ def _runtime() -> ctypes.CDLL:
 
 def last_error() -> int:
     """cudaPeekAtLastError() of this thread: 0 when a CUDA call of the host program would find nothing amiss."""
-    return int(_runtime().cudaPeekAtLastError())
+    return int(cuda_runtime().cudaPeekAtLastError())
 
 
 def take_error() -> int:
     """cudaGetLastError(): the same, and the error is gone, unless it is one that stays for good."""
-    return int(_runtime().cudaGetLastError())
+    return int(cuda_runtime().cudaGetLastError())
 
 
 def current_runtime_device() -> int:
     """cudaGetDevice() of this thread, which can be another device than torch.cuda.current_device()."""
     device = ctypes.c_int(-1)
-    assert int(_runtime().cudaGetDevice(ctypes.byref(device))) == 0
+    assert int(cuda_runtime().cudaGetDevice(ctypes.byref(device))) == 0
     return device.value

@@ -8,6 +8,7 @@ import torch
 from gpu.allocating import COUNTERS
 from gpu.cuda_errors import last_error, take_error
 from gpu.processes import Program, run_together, running
+from gpu.programs import host_functions
 from gpu.programs.endings import HANG_SECONDS
 from gpu.recorded import gpu_nanoseconds, only_trace, recorded, scopes_named
 from gpu.spinning import calibrate, spin
@@ -105,6 +106,14 @@ def test_no_context_is_made_on_a_gpu_that_is_not_used(tmp_path, device):
     assert 0 < call["gpu_end"] - call["gpu_begin"] <= independent * 1.2 + 30 * MICROSECOND
 
 
+@pytest.mark.parametrize("how", ["scopes", "waits", "native calls"])
+def test_a_full_queue_lets_python_go_on(tmp_path, how):
+    """What makes room in it may need the GIL."""
+    (finished,) = run_together([Program("host_functions", how, tmp_path)], timeout=60)
+    assert finished.answer == {"queue_was_full": True, "last_error": 0}
+    assert len(gpu_nanoseconds(scopes_named(only_trace(tmp_path), "filled"))) == host_functions.COUNT
+
+
 def assert_readable_after_a_crash(trace) -> None:
     """All scopes are there, all but the last few rounds' with their GPU times, and the file knows it was cut off."""
     assert trace.health.state == "recording"
@@ -144,3 +153,12 @@ def test_a_hung_gpu_does_not_hang_the_exit(tmp_path):
     assert trace.health.unresolved == 1
     assert scopes_named(trace, "hung")["gpu_begin"][0] == -1
     assert len(gpu_nanoseconds(scopes_named(trace, "quick"))) == 1
+
+
+def test_daemon_threads_end_with_the_interpreter(tmp_path):
+    """Up to Python 3.13 one that asks for the GIL then is ended wherever it is."""
+    (finished,) = run_together([Program("endings", "daemons", tmp_path, tmp_path / "ready")], timeout=START_SECONDS)
+    assert finished.returncode == 0, finished.output
+    trace = only_trace(tmp_path)
+    assert trace.health.state == "exited"
+    assert all(len(scopes_named(trace, name)) > 100 for name in ("op", "wait", "fails"))

@@ -184,6 +184,15 @@ void wait_until(const std::function<bool(Machine&)>& done) {
   }
 }
 
+void wait_for_room(cudaStream_t handle) {
+  const auto has_room = [handle](Machine& machine) { return machine.stream_of(handle)->items.size() < kQueuedItems; };
+  {
+    const Locked locked;
+    if (has_room(locked.machine)) return;
+  }
+  wait_until(has_room);
+}
+
 cudaError_t wait_for_stream(cudaStream_t handle) {
   Stream* stream = nullptr;
   uint64_t target = 0;

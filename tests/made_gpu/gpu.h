@@ -24,6 +24,7 @@
 namespace made_gpu {
 
 inline constexpr int kMostDevices = 8;
+inline constexpr size_t kQueuedItems = 1024;  // of a stream: who has more work for it waits
 // Of one device: its memory, 64 GiB, and addresses for expandable segments, which take many. MADE_GPU_GIB: so much of
 // both, for programs that watch this one and have few addresses themselves.
 uint64_t device_bytes();
@@ -125,6 +126,8 @@ uint64_t this_thread();
 cudaError_t fail(cudaError_t error);
 // Until all that was issued on it before is done. Forbidden during its capture.
 cudaError_t wait_for_stream(cudaStream_t stream);
+// Until the stream's queue takes more work. The machine must not be locked.
+void wait_for_room(cudaStream_t stream);
 // A call that a capture forbids, by the runtime's rules: it invalidates the captures in its way. The machine is locked.
 bool forbidden_by_capture(Machine& machine);
 

@@ -18,6 +18,7 @@ using namespace made_gpu;
 namespace {
 
 cudaError_t copy(void* to, const void* from, size_t bytes, cudaStream_t handle) {
+  wait_for_room(handle);
   const Locked locked;
   Machine& machine = locked.machine;
   Stream* stream = machine.stream_of(handle);
@@ -47,6 +48,7 @@ cudaError_t synchronous_copy(void* to, const void* from, size_t bytes) {
 }
 
 cudaError_t set(void* address, int value, size_t bytes, cudaStream_t handle) {
+  wait_for_room(handle);
   const Locked locked;
   Stream* stream = locked.machine.stream_of(handle);
   if (stream->capture != nullptr) return cudaSuccess;

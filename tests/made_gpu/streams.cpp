@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <thread>
 
 #include "gpu.h"
 
@@ -21,18 +22,30 @@ std::set<const void*>& spin_kernels() {
   return *kernels;
 }
 
-int64_t length_of(const void* kernel, void** arguments) {
-  if (spin_kernels().count(kernel) == 0) return kernel_nanoseconds();
-  return static_cast<int64_t>(static_cast<double>(*static_cast<int64_t*>(arguments[0])) / 1.98);
-}
-
-cudaError_t launch(const void* kernel, void** arguments, cudaStream_t stream) {
+cudaError_t launch(const void* kernel, void** arguments, cudaStream_t handle) {
+  wait_for_room(handle);
   const Locked locked;
-  locked.machine.kernel(stream, length_of(kernel, arguments));
+  Stream* stream = locked.machine.stream_of(handle);
+  if (spin_kernels().count(kernel) == 0) {
+    locked.machine.kernel(handle, kernel_nanoseconds());
+    return cudaSuccess;
+  }
+  const auto length = static_cast<int64_t>(static_cast<double>(*static_cast<int64_t*>(arguments[0])) / 1.98);
+  if (stream->capture != nullptr) {
+    stream->capture->length += length;
+    return cudaSuccess;
+  }
+  // Is in the queue until its time is over, so that it can be full.
+  locked.machine.issue(stream, [length](int64_t* time) {
+    if (*time + length > now()) return false;
+    *time += length;
+    return true;
+  });
   return cudaSuccess;
 }
 
 cudaError_t record(cudaEvent_t handle, cudaStream_t where) {
+  wait_for_room(where);
   const Locked locked;
   Stream* stream = locked.machine.stream_of(where);
   const EventHandle event = event_of(handle);
@@ -102,10 +115,27 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t waited, unsigne
   });
   return cudaSuccess;
 }
+// On a thread of its own, when the stream gets there; the stream waits until it returns.
 cudaError_t cudaLaunchHostFunc(cudaStream_t handle, cudaHostFn_t function, void* data) {
-  const cudaError_t error = wait_for_stream(handle);
-  function(data);
-  return error;
+  wait_for_room(handle);
+  const Locked locked;
+  Stream* stream = locked.machine.stream_of(handle);
+  if (stream->capture != nullptr) return cudaSuccess;
+  enum State { kNotBegun, kRuns, kReturned };
+  const auto state = std::make_shared<std::atomic<State>>(kNotBegun);
+  locked.machine.issue(stream, [=](int64_t* time) {
+    if (*state == kNotBegun && *time <= now()) {
+      *state = kRuns;
+      std::thread([=] {
+        function(data);
+        *state = kReturned;
+      }).detach();
+    }
+    if (*state != kReturned) return false;
+    *time = std::max(*time, now());
+    return true;
+  });
+  return cudaSuccess;
 }
 cudaError_t cudaStreamAddCallback(cudaStream_t handle, cudaStreamCallback_t function, void* data, unsigned int) {
   const cudaError_t error = wait_for_stream(handle);

@@ -1,13 +1,17 @@
 """`endings HOW RECORDING READY`: records GPU work and then ends, or is ended.
 
 `exits` calls os._exit() in the middle, `works` goes on until it is killed, `hangs` ends normally with work queued
-that outlasts the recorder's patience. The file READY is made once spans have been resolved.
+that outlasts the recorder's patience, `daemons` ends normally while threads wait for room in a stream's queue, at the
+begin or end of a scope, of a wait and of a native call. The file READY is made once spans have been resolved.
 """
 
 import atexit
+import functools
 import os
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -74,5 +78,55 @@ def hangs(recording: str, ready: Path) -> None:
     atexit.register(lambda: times.update(began=time.monotonic()))
 
 
+class Late:
+    """Lets go of the GIL for long while the interpreter takes its modules apart: who asks for it meanwhile is ended."""
+
+    def __init__(self, until: float):
+        self.until = until  # CLOCK_MONOTONIC, seconds
+
+    def __del__(self, sleep=time.sleep, now=time.monotonic):
+        sleep(max(0.0, self.until - now()))
+
+
+def leaves_daemons(recording: str, ready: Path) -> None:
+    import wanhook
+    from wanhook import _C as native
+    from wanhook.decorators import in_scope
+
+    def fail() -> None:
+        raise ValueError("not this one")
+
+    call = functools.partial(native.call_natively(in_scope(wanhook.trace("fails", level="op"), fail), "scope"))
+
+    def scopes() -> None:
+        with wanhook.trace("stage"), wanhook.trace("op", level="op"):
+            pass
+
+    def waits() -> None:
+        native.begin_wait("wait")
+        native.end_wait()
+
+    def fails() -> None:
+        with suppress(ValueError):
+            call()
+
+    def for_ever(work, stream) -> None:
+        with torch.cuda.stream(stream):
+            while True:
+                work()
+
+    calibrate()
+    wanhook.start(recording)
+    begun = time.monotonic()
+    for work in (scopes, waits, fails):
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            spin(HANG_SECONDS * 1e6)
+        threading.Thread(target=for_ever, args=(work, stream), daemon=True).start()
+    sys.late = Late(begun + HANG_SECONDS + 1)
+    time.sleep(1)  # until the streams' queues are full
+
+
 if __name__ == "__main__":
-    {"exits": exits, "works": works, "hangs": hangs}[sys.argv[1]](sys.argv[2], Path(sys.argv[3]))
+    programs = {"exits": exits, "works": works, "hangs": hangs, "daemons": leaves_daemons}
+    programs[sys.argv[1]](sys.argv[2], Path(sys.argv[3]))
