@@ -31,7 +31,9 @@ def environment(**changes: str) -> dict[str, str]:
     """This process's environment without settings of wanhook, on the CPU."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("WANHOOK")}
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**kept, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **changes}
+    # From 3.12 on Python warns who forks with threads, and a recording has one.
+    fixed = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore:This process:DeprecationWarning"}
+    return {**kept, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", **fixed, **changes}
 
 
 def run_program(

@@ -117,6 +117,7 @@ def test_a_reduce_scatter_names_the_unit_that_it_is_for(ranks, rank, case):
 
 
 def test_pandas_has_the_units_as_text(ranks):
+    pytest.importorskip("pandas")
     frame = ranks.run.to_pandas()["collectives"]
     assert set(frame["unit"]) == set(FORWARD)
 
