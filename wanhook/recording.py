@@ -106,7 +106,8 @@ def _start(chosen: settings.Settings, started_by: str) -> Path | None:
         return None
     settings.complain_of_unknown()
     with _starting:
-        if _current is not None and (_current.automatic or not _C.status()["recording"]):
+        current = _current  # another thread may end it at any time
+        if current is not None and (current.automatic or not _C.status()["recording"]):
             _stop(at_exit=False, wait=0.0)  # one that nobody asked for in so many words, or that ended early by itself
         return _start_alone(chosen, started_by)
 
@@ -122,10 +123,11 @@ def _start_alone(chosen: settings.Settings, started_by: str) -> Path:
         kernel_window.warm_up()
     written = _open(path, chosen, spool.must_spool(kind))
     settled = settled or run_directory.is_one_launch_on_one_host()
-    _current = _Current(path, written, run_id, _recordings, chosen.out is not None, settled, started_by == "env")
+    current = _Current(path, written, run_id, _recordings, chosen.out is not None, settled, started_by == "env")
+    _current = current
     _recordings += 1
     try:
-        _begin(_current, chosen, kind, started_by)
+        _begin(current, chosen, kind, started_by)
     except BaseException:  # an interrupt, or torch's answer to a broken GPU
         _discard()
         raise
@@ -303,7 +305,8 @@ def _begin_outermost(out, verified: str | None) -> int | None:
             if verified is not None:
                 metadata.append({"verify": [verified]})
             # Under WANHOOK=1 the recording is the process's: stages that follow each other are one run.
-            return 0 if chosen.automatic else _current.number + 1
+            current = _current  # None: another thread has ended it already
+            return 0 if chosen.automatic or current is None else current.number + 1
         except AlreadyRecordingError:
             return 0  # another thread is about to end it
         except BaseException as error:
@@ -316,7 +319,8 @@ def _begin_outermost(out, verified: str | None) -> int | None:
 
 
 def _end_outermost(number: int) -> None:
-    if _current is not None and _current.number + 1 == number:
+    current = _current  # another thread may end it at any time
+    if current is not None and current.number + 1 == number:
         _stop(at_exit=False, wait=0.0)
 
 

@@ -83,21 +83,26 @@ GateResult Recorder::start(RecordingOptions options, int* error) {
   return GateResult::kOk;
 }
 
-GateResult Recorder::pause(Hold reason) noexcept {
+bool Recorder::is_current(const Recording* expected) noexcept {
+  const Recording* recording = current();
+  return recording != nullptr && (expected == nullptr || recording == expected);
+}
+
+GateResult Recorder::pause(Hold reason, const Recording* expected) noexcept {
   if (in_forked_child()) return GateResult::kForkedChild;
   std::lock_guard<std::mutex> lock(gate_mutex_);
-  if (current() == nullptr) return GateResult::kNotRecording;
+  if (!is_current(expected)) return GateResult::kNotRecording;
   gate_.holds.fetch_or(static_cast<uint8_t>(reason), std::memory_order_relaxed);
   if (gate_.active.exchange(nullptr, std::memory_order_acq_rel) != nullptr)
     current()->append_cold(make_gate_record(false));
   return GateResult::kOk;
 }
 
-GateResult Recorder::resume(Hold reason) noexcept {
+GateResult Recorder::resume(Hold reason, const Recording* expected) noexcept {
   if (in_forked_child()) return GateResult::kForkedChild;
   std::lock_guard<std::mutex> lock(gate_mutex_);
+  if (!is_current(expected)) return GateResult::kNotRecording;
   Recording* recording = current();
-  if (recording == nullptr) return GateResult::kNotRecording;
   const auto left = static_cast<uint8_t>(gate_.holds.load(std::memory_order_relaxed) & ~static_cast<uint8_t>(reason));
   gate_.holds.store(left, std::memory_order_relaxed);
   if (left == 0 && active() == nullptr) {
@@ -108,11 +113,11 @@ GateResult Recorder::resume(Hold reason) noexcept {
   return GateResult::kOk;
 }
 
-GateResult Recorder::stop(FileState state, uint32_t error, Recording* expected) noexcept {
+GateResult Recorder::stop(FileState state, uint32_t error, const Recording* expected) noexcept {
   if (in_forked_child()) return GateResult::kForkedChild;
   std::lock_guard<std::mutex> lock(gate_mutex_);
+  if (!is_current(expected)) return GateResult::kNotRecording;
   Recording* recording = current();
-  if (recording == nullptr || (expected != nullptr && recording != expected)) return GateResult::kNotRecording;
   gate_.active.store(nullptr, std::memory_order_release);
   gate_.holds.store(0, std::memory_order_relaxed);
   {

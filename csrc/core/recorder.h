@@ -44,11 +44,11 @@ class Recorder {
 
   // `error` is an errno value when the file could not be made.
   GateResult start(RecordingOptions options, int* error);
-  GateResult pause(Hold reason = Hold::kPaused) noexcept;
-  GateResult resume(Hold reason = Hold::kPaused) noexcept;
+  // `expected`, here and below: only if that is still the current recording (kNotRecording else); null for any.
+  GateResult pause(Hold reason = Hold::kPaused, const Recording* expected = nullptr) noexcept;
+  GateResult resume(Hold reason = Hold::kPaused, const Recording* expected = nullptr) noexcept;
   // Closes the gate and hands the recording to the resolver, which finishes it once the last GPU spans are known.
-  // `expected`: only if that is still the current one (an end found by the resolver); null for any.
-  GateResult stop(FileState state, uint32_t error, Recording* expected = nullptr) noexcept;
+  GateResult stop(FileState state, uint32_t error, const Recording* expected = nullptr) noexcept;
 
   // String id; 0 in a forked child, or when there are too many names.
   uint32_t intern(std::string_view text) noexcept;
@@ -79,6 +79,7 @@ class Recorder {
  private:
   Recorder();
   static void close_gate_in_child() noexcept;
+  static bool is_current(const Recording* expected) noexcept;
   bool write_names(Recording* recording) noexcept;
   static bool write_group(Recording* recording, uint16_t index, const GroupInfo& group) noexcept;
 

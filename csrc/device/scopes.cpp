@@ -82,7 +82,7 @@ Scope begin_scope(const ScopeRequest& request) noexcept {
     record.type = static_cast<uint8_t>(request.type);
     record.name = request.name;
     record.id = scope.id;
-    record.parent = request.parent;
+    record.parent = request.parent_recording == recording ? request.parent : 0;
     record.text_bytes = static_cast<uint32_t>(request.args.size());
     record.tick = tick;
     record.device = static_cast<int8_t>(scope.timer == 0 ? -1 : stream.device);

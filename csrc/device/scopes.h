@@ -24,6 +24,7 @@ struct Scope {
 struct ScopeRequest {
   uint32_t name = 0;
   uint32_t parent = 0;
+  const Recording* parent_recording = nullptr;  // that the parent is in; in another one the scope is a root
   ScopeLevel level = ScopeLevel::kStage;
   ScopeType type = ScopeType::kTrace;
   bool verify = false;    // a step of the perturbation check

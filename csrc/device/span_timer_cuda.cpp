@@ -114,14 +114,16 @@ void SpanTimer::end(uint32_t number, SpanOwner owner_type, uint32_t owner) noexc
   // A stream that has begun a capture since cannot take this event: the span is lost, the capture is not.
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
   cudaError_t error = current.ok() ? cudaStreamIsCapturing(pair.stream, &capture) : cudaErrorInvalidDevice;
+  // Known before the event, which can wait for room in the stream: a stop meanwhile leaves the file open for it.
+  pair.recording->span_opened();
   if (error == cudaSuccess && capture == cudaStreamCaptureStatusNone)
     error = record(pair.end, pair.stream, HookPart::kEndEvent);
   if (error != cudaSuccess && current.ok()) running.timer->note_error(error);
   if (error != cudaSuccess || capture != cudaStreamCaptureStatusNone) {
+    pair.recording->span_closed();
     abandon(number);
     return;
   }
-  pair.recording->span_opened();
   running.timer->submit(running.index);
 }
 

@@ -11,6 +11,8 @@ namespace {
 // The recording whose step is under way. One that was stopped inside its step stays here, and counts for nothing.
 std::atomic<Recording*> under_way{nullptr};
 
+void give_up(Recording* recording) noexcept { under_way.compare_exchange_strong(recording, nullptr); }
+
 // The finaliser of splitmix64: all bits of the result depend on all bits of the number.
 uint64_t scrambled(uint64_t number) noexcept {
   number += 0x9e3779b97f4a7c15;
@@ -31,14 +33,14 @@ ScopeVerify begin(Recording* recording) noexcept {
   Recording* before = under_way.load(std::memory_order_relaxed);
   if (before == recording || !under_way.compare_exchange_strong(before, recording)) return ScopeVerify::kNone;
   const ScopeVerify sort = sort_of(recording->next_verified_step());
-  if (sort == ScopeVerify::kMuted) Recorder::get().pause(Hold::kMuted);
-  return sort;
+  if (sort != ScopeVerify::kMuted || Recorder::get().pause(Hold::kMuted, recording) == GateResult::kOk) return sort;
+  give_up(recording);  // another thread has stopped it, and the next one is not ours to mute
+  return ScopeVerify::kNone;
 }
 
 void end(Recording* recording, ScopeVerify sort) noexcept {
-  Recording* ours = recording;
-  under_way.compare_exchange_strong(ours, nullptr);
-  if (sort == ScopeVerify::kMuted) Recorder::get().resume(Hold::kMuted);
+  if (sort == ScopeVerify::kMuted) Recorder::get().resume(Hold::kMuted, recording);
+  give_up(recording);  // after that: the gate is one step's alone to open
   if (Recorder::active() != recording) return;
   snapshot_state(recording, sort == ScopeVerify::kMuted ? StateReason::kResume : StateReason::kCheckpoint);
 }

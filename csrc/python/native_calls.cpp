@@ -95,11 +95,15 @@ void find_torch_compiler() {
   return PyDict_GetItemWithError(torch_compiler, flag) != Py_False;  // a str is looked up without an error
 }
 
+// Beginning and ending a scope or wait lets other threads run, which may put something else into the wrapper's cells:
+// so what is called has a reference of its own. Let go of by hand, for the reason that RaisedException has.
 [[gnu::hot]] PyObject* call_in_scope(PyObject* trace, PyObject* original, const Call& call) {
   if (!records_now(trace)) return call.of(original);
+  Py_INCREF(original);
   PyObject* scope = enter_scope(trace);
+  PyObject* result = scope == nullptr ? nullptr : call.of(original);
+  Py_DECREF(original);
   if (scope == nullptr) return nullptr;
-  PyObject* result = call.of(original);
   if (result != nullptr) {
     leave_scope(scope, Py_None);
   } else {
@@ -264,9 +268,12 @@ PyObject* known_name(PyObject* known, PyObject* unit) {
     Py_XDECREF(answer);
   }
   if (waits < 0) return nullptr;
-  if (waits == 0 || !begin_wait(name_id(name))) return call.of(original);
+  if (waits == 0) return call.of(original);
+  Py_INCREF(original);
+  const bool begun = begin_wait(name_id(name));
   PyObject* result = call.of(original);
-  end_wait();
+  if (begun) end_wait();
+  Py_DECREF(original);
   return result;
 }
 
@@ -274,8 +281,11 @@ PyObject* known_name(PyObject* known, PyObject* unit) {
   const Call call{arguments, count, keywords};
   PyObject* original = free_variable(self, 0);
   if (torch_traces() || original == nullptr) return call.in_python(self);
+  Py_INCREF(original);
   end_wait();
-  return call.of(original);
+  PyObject* result = call.of(original);
+  Py_DECREF(original);
+  return result;
 }
 
 // `variables`: what the function's code takes from around it, by name and so in this order.

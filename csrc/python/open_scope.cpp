@@ -85,8 +85,10 @@ bool encloses(const OpenScope* outer, const OpenScope* inner) {
   return inner != nullptr;
 }
 
-// Closed for every other thread before the GIL is let go of.
+// Closed for every other thread before the GIL is let go of: each scope is ended once, whoever of them gets there
+// first.
 [[gnu::hot]] void close_scope(OpenScope* scope, uint8_t flags) {
+  if (scope->closed) return;
   scope->closed = true;
   const WithoutGil unlocked(may_wait(scope->scope));
   scope->scope.used = end_scope(scope->scope, flags);
@@ -180,9 +182,7 @@ bool is_open_scope(PyObject* object) noexcept { return Py_IS_TYPE(object, &open_
   OpenScope* innermost = innermost_open();
   const bool ours = encloses(scope, innermost);
   if (ours) {
-    for (OpenScope* inner = innermost; inner != scope; inner = inner->outer) {
-      if (!inner->closed) close_scope(inner, kScopeClosedByOuter);
-    }
+    for (OpenScope* inner = innermost; inner != scope; inner = inner->outer) close_scope(inner, kScopeClosedByOuter);
   }
   close_scope(scope, flags);
   let_go_of_closed();

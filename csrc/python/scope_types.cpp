@@ -92,13 +92,15 @@ void tell_left(long number, uint32_t id) {
   if (trace->name_id == 0) trace->name_id = name_id(trace->name);
   request.name = trace->name_id;
   request.parent = id_of(scope->parent);
+  if (scope->parent != nullptr) request.parent_recording = scope->parent->scope.recording;
   request.level = trace->level;
   // Not the scope that a whole recording lies in: its only step could be a muted one.
   request.verify = started == 0 && (trace->verify || is_verified(request.name));
+  // From here on other threads may run, and let go of the Trace; it has the arguments.
+  Py_INCREF(reinterpret_cast<PyObject*>(trace));
   if (trace->args != nullptr) request.args = **trace->args;
   const bool watched = __builtin_expect(watched_name != 0 && request.name == watched_name, 0);
   if (watched && Recorder::active() != nullptr) scope->watched = tell_entered();
-  Py_INCREF(reinterpret_cast<PyObject*>(trace));  // it has the request's arguments
   begin_open_scope(scope, request, around_call);
   Py_DECREF(reinterpret_cast<PyObject*>(trace));
   if (scope->scope.used >= watermark()) tell_watermark_reached(scope->scope.used, path_of(scope));

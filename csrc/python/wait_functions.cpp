@@ -44,7 +44,8 @@ bool begin_wait(uint32_t name) {
   if (!wait_would_open()) return false;
   ScopeRequest request;
   request.name = name;
-  request.parent = thread_state.scope_in(Recorder::active());
+  request.parent_recording = Recorder::active();
+  request.parent = thread_state.scope_in(request.parent_recording);
   request.level = ScopeLevel::kOp;
   request.type = ScopeType::kWait;
   const WithoutGil unlocked(may_wait(request));

@@ -9,12 +9,12 @@ that made it; those of torch and NVIDIA's libraries are counted and shown, no mo
 accesses that stay inside one of its segments.
 
 The tests are dealt out to several tools that run at a time, on the same GPUs. Some have to pass. Of the others, whose
-tolerances are times and which take longer under the tool, only what it finds counts. NCCL's kernels, which wait for
+tolerances are times, or memory that others may take, only what it finds counts. NCCL's kernels, which wait for
 each other, are not checked; the calls beside them are.
 
 Left out are tests with CUPTI (two tools on one device), expandable segments and what shares a fixture with them (false
-alarms: pytorch#196209), a kernel that never ends, and the capture beside which a call of ours is meant to fail (the
-legacy stream's).
+alarms: pytorch#196209), a kernel that never ends, the capture beside which a call of ours is meant to fail (the legacy
+stream's), and the figure that an event pair costs (there is none under the tool; what measures it runs in every test).
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ PARTS = (
 )  # fmt: skip
 WITHOUT = (
     "legacy_stream", "come_up_at_any_time", "expandable", "hung_gpu",
-    "test_kernels_gpu", "kinetos_kernel", "beside_a_recording",
+    "test_kernels_gpu", "kinetos_kernel", "beside_a_recording", "test_pair_cost_gpu",
 )  # fmt: skip
 JUDGED = f"({' or '.join(WHOLE + PARTS)}) and not ({' or '.join(WITHOUT)})"
 LOOKED_AT = f"not ({' or '.join(WHOLE + PARTS + WITHOUT)})"
+ALONE = "::test_out_of_memory_"  # of those that have to pass: nobody else may take memory of the GPU
 OPTIONS = (
     "--tool=memcheck", "--target-processes=all", "--report-api-errors=explicit", "--strip-paths=no",
     "--num-callers-host=12", "--launch-timeout=120", "--kernel-name-exclude=kns=nccl",
 )  # fmt: skip
 # Host stacks without Python frames: for those the tool takes the GIL in the middle of a launch, under a lock of the
-# driver's. A thread that waits for that lock in a CUDA call and holds the GIL, as a scope of ours does when it records
-# an event, then waits for ever. The tool's own library has the name; 2025.3.1 knows it. Where it is unknown, --limit
-# ends the tests.
+# driver's. A thread that waits for that lock in a CUDA call and holds the GIL then waits for ever. The tool's own
+# library has the name; 2025.3.1 knows it. Where it is unknown, --limit ends the tests.
 NATIVE_STACKS = {"SANITIZER_HOST_STACKTRACE_NATIVE": "1"}
 LIMIT_SECONDS = 540
 SOME_TESTS_FAILED = 1  # pytest's exit status
@@ -94,10 +94,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Part:
-    """Tests of one tool. `judged`: they have to pass."""
+    """Tests of one tool. `judged`: they have to pass. `alone`: with no other tool beside them."""
 
     tests: list[str]
     judged: bool
+    alone: bool = False
 
 
 def findings(output: str) -> list[Finding]:
@@ -221,11 +222,15 @@ def finds_planted(tool: str, folder: Path) -> bool:
 
 
 def parts_of(judged: Sequence[str], looked_at: Sequence[str], jobs: int) -> list[Part]:
-    """Those that have to pass are dealt out; the others go by file, whose tests often share a program."""
+    """Those that have to pass are dealt out, the first part being that which is alone; the others go by file, whose
+    tests often share a program."""
     files: dict[str, list[str]] = {}
     for test in looked_at:
         files.setdefault(test.partition("::")[0], []).append(test)
-    return [Part(tests, True) for tests in dealt(judged, jobs)] + [Part(tests, False) for tests in files.values()]
+    alone = [test for test in judged if ALONE in test]
+    parts = [Part(alone, True, alone=True)] if alone else []
+    parts += [Part(tests, True) for tests in dealt([test for test in judged if test not in alone], jobs)]
+    return parts + [Part(tests, False) for tests in files.values()]
 
 
 def tests_chosen(which: str, arguments: Sequence[str]) -> list[str]:
@@ -301,8 +306,10 @@ def main(arguments: Sequence[str]) -> int:
         print("\n".join([*printed.splitlines()[-80:], *part.tests, *lines, ""]), flush=True)
         return code
 
+    alone = sum(part.alone for part in parts)
+    codes = [check(number) for number in range(alone)]
     with ThreadPoolExecutor(jobs) as pool:
-        code = worst(list(pool.map(check, range(len(parts)))))
+        code = worst([*codes, *pool.map(check, range(alone, len(parts)))])
     print({CLEAN: "all clean", WRONG: "something is WRONG", UNCHECKED: "NOT ALL WAS CHECKED"}[code])
     return code
 

@@ -161,6 +161,7 @@ void scopes_and_their_arguments() {
         request.args = args;
         const Scope outer = begin_scope(request);
         request.parent = outer.id;
+        request.parent_recording = outer.recording;
         end_scope(begin_scope(request), 0);
         end_scope(outer, kScopeException);
       }

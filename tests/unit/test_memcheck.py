@@ -122,6 +122,8 @@ def test_tests_that_need_not_pass_stay_with_their_files():
     assert [part.tests for part in parts] == [["a::1", "a::3"], ["a::2"], ["b::1", "b::2"], ["a::4"]]
     assert [part.judged for part in parts] == [True, True, False, False]
     assert parts_of([], ["b::1"], 2) == [Part(["b::1"], False)]
+    alone = "a::test_out_of_memory_carries_the_free_bytes"
+    assert parts_of(["a::1", alone], [], 2) == [Part([alone], True, alone=True), Part(["a::1"], True)]
 
 
 def test_tests_that_need_not_pass_are_judged_by_what_the_tool_finds():

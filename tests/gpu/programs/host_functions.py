@@ -1,21 +1,19 @@
 """`host_functions HOW RECORDING`: the stream waits for a Python function, and this thread fills the stream's queue.
 
-A host function of CUDA's (cudaLaunchHostFunc) runs on a thread of the driver's; one in Python needs the GIL. A thread
-that waits for room in the queue and keeps the GIL meanwhile waits for ever. Whatever is put onto the stream here is put
-there by a recording: by HOW, `scopes`, `waits` or `native calls`. Says whether the queue was full, so that something
-did wait.
+That function needs the GIL: a thread that waits for room in the queue and keeps the GIL meanwhile waits for ever.
+Whatever is put onto the stream here is put there by a recording: by HOW, `scopes`, `waits` or `native calls`. Says
+whether the queue was full, so that something did wait.
 """
 
-import ctypes
 import functools
 import sys
-import threading
 import time
 
 import torch
 
 import wanhook
-from gpu.cuda_errors import cuda_runtime, last_error
+from gpu.cuda_errors import last_error
+from gpu.host_function import HostFunction
 from gpu.processes import say
 from wanhook import _C as native
 from wanhook.decorators import in_scope
@@ -43,29 +41,12 @@ def fill_with_native_calls() -> None:
         call()
 
 
-class HostFunction:
-    """A Python function on the current stream."""
-
-    def __init__(self):
-        self.begun, self.returned = threading.Event(), 0.0
-        self._pointer = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._run)  # kept as long as the driver may call it
-
-    def launch(self) -> None:
-        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-        assert cuda_runtime().cudaLaunchHostFunc(stream, self._pointer, None) == 0
-
-    def _run(self, _) -> None:
-        self.begun.set()
-        time.sleep(BUSY_SECONDS)  # without the GIL, which it then has to have again
-        self.returned = time.monotonic()
-
-
 def main(how: str, recording: str) -> None:
     fill = {"scopes": fill_with_scopes, "waits": fill_with_waits, "native calls": fill_with_native_calls}[how]
     torch.cuda.init()
     torch.cuda.synchronize()
     wanhook.start(recording)
-    function = HostFunction()
+    function = HostFunction(lambda: time.sleep(BUSY_SECONDS))  # without the GIL, which it has to have again then
     with torch.cuda.stream(torch.cuda.Stream()):
         function.launch()
         assert function.begun.wait(60)
