@@ -111,17 +111,20 @@ def settled_use() -> int:
 
 def memory_use(waited: bool) -> list[int]:
     """Allocated bytes before 50 calls on fresh tensors, and as soon as they can all be free: their works are waited for
-    and dropped, or only dropped (NCCL's watchdog forgets them when they are done)."""
+    and dropped, or only dropped. Then NCCL's watchdog, which looks ten times a second, puts aside the tensors of those
+    that are done, and the group's next calls let go of them."""
+    later = torch.ones(1, device="cuda")
     before = settled_use()
     for _ in range(50):
         work = dist.all_reduce(torch.ones(ELEMENTS, device="cuda"), async_op=True)
         if waited:
             work.wait()
         del work
+    for _ in range(0 if waited else 10):  # so many on each rank
+        torch.cuda.synchronize()
+        time.sleep(0.2)
+        dist.all_reduce(later)
     torch.cuda.synchronize()
-    deadline = time.monotonic() + (0 if waited else 5)
-    while torch.cuda.memory_allocated() != before and time.monotonic() < deadline:
-        time.sleep(0.01)
     return [before, torch.cuda.memory_allocated()]
 
 
