@@ -21,7 +21,7 @@ from gpu.host_function import HostFunction
 from gpu.processes import say
 from wanhook import _C as native
 
-STOOD_STILL = 0.2  # seconds without a record of an event: the queue is full
+STOOD_STILL = 0.2  # seconds without a launch: the queue is full
 MOST_QUEUED = 20_000  # a queue takes about a thousand
 PATIENCE = 30.0
 
@@ -31,24 +31,25 @@ holding = []  # host functions, as long as the driver may call them
 def fill(stream: torch.cuda.Stream) -> None:
     """The stream stands still from here on, for a second after its queue is full. Another thread fills it, since who
     finds no room waits."""
-    go, recorded, full = threading.Event(), [], threading.Event()
+    go, launched, full = threading.Event(), [], threading.Event()
     holding.append(HostFunction(lambda: go.wait(PATIENCE)))
     with torch.cuda.stream(stream):
         holding[-1].launch()
     assert holding[-1].begun.wait(PATIENCE)
 
     def work() -> None:
-        event = torch.cuda.Event()
-        while len(recorded) < MOST_QUEUED and not full.is_set():
-            event.record(stream)
-            recorded.append(time.monotonic())
+        with torch.cuda.stream(stream):
+            while len(launched) < MOST_QUEUED and not full.is_set():
+                numbers.add_(1)
+                launched.append(time.monotonic())
 
+    numbers = torch.zeros(1, device="cuda")
     threading.Thread(target=work).start()
-    while not recorded or time.monotonic() - recorded[-1] < STOOD_STILL:
+    while not launched or time.monotonic() - launched[-1] < STOOD_STILL:
         time.sleep(0.01)
     full.set()
     threading.Timer(1.0, go.set).start()
-    assert len(recorded) < MOST_QUEUED, "no queue was full"
+    assert len(launched) < MOST_QUEUED, "no queue was full"
 
 
 def until(holds) -> None:
@@ -95,7 +96,7 @@ def stopped(folder: Path) -> dict:
 
     thread = threading.Thread(target=work)
     thread.start()
-    inside.wait(PATIENCE)
+    assert inside.wait(PATIENCE)
     time.sleep(0.2)
     wanhook.stop(wait=PATIENCE)
     thread.join()
@@ -121,7 +122,7 @@ def muted(folder: Path) -> dict:
 
     thread = threading.Thread(target=work)
     thread.start()
-    inside.wait(PATIENCE)
+    assert inside.wait(PATIENCE)
     time.sleep(0.2)
     wanhook.stop()
     wanhook.start(folder / "2")
@@ -129,7 +130,7 @@ def muted(folder: Path) -> dict:
     while not found:
         with wanhook.trace("step", verify=True):
             if is_muted():
-                left.wait(PATIENCE)
+                assert left.wait(PATIENCE)
                 time.sleep(0.1)
                 found.append(is_muted())
     thread.join()
