@@ -173,6 +173,18 @@ def sanitizer() -> str | None:
     return next((place for place in places if place and os.access(place, os.X_OK)), None)
 
 
+# What runs now: a tool is in a process group of its own, and would outlive us.
+_running: set[subprocess.Popen] = set()
+
+
+def end_all(number: int, _frame) -> None:
+    """For a signal: nothing is left running on the GPUs, and the exit status is the signal's."""
+    for process in list(_running):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    os._exit(128 + number)
+
+
 def end_group(process: subprocess.Popen) -> None:
     """All that it started, once they have said where they are: pytest has Python print its stacks at SIGABRT. The tool
     goes at once and leaves the program behind, so the group is waited for."""
@@ -202,11 +214,14 @@ def run(
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
+        _running.add(process)
         try:
             status = process.wait(limit)
         except subprocess.TimeoutExpired:
             end_group(process)
             status = 124
+        finally:
+            _running.discard(process)
     texts = [file.read_text(errors="replace") if file.exists() else "" for file in (log, printed)]
     return texts[0], texts[1], status
 
@@ -287,6 +302,8 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         print(f"NOTHING WAS CHECKED: --jobs takes a number of tests to run at a time, --limit one of seconds: {error}")
         return UNCHECKED
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end_all)
     folder = Path(tempfile.mkdtemp(prefix="wanhook-memcheck-"))
     print(f"{tool}; all output goes to {folder}", flush=True)
     if not finds_planted(tool, folder):

@@ -1,9 +1,17 @@
 """What `make memcheck` makes of what compute-sanitizer printed: what counts, whose it is, what was overlooked."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
 from gpu.memcheck import (
     CLEAN,
+    ROOT,
     UNCHECKED,
     WRONG,
     Part,
@@ -167,3 +175,30 @@ def test_what_does_not_end_says_where_it_is(tmp_path):
     _, printed, status = run(str(tool), tmp_path, "hangs", hangs, most_printed=0, limit=2)
     assert status == 124
     assert "in waits_for_ever" in printed
+
+
+def test_who_ends_it_ends_its_tools(tmp_path):
+    """They are in process groups of their own, and would go on working on the GPUs."""
+    tool, begun = tmp_path / "tool", tmp_path / "begun"
+    tool.write_text(
+        '#!/bin/sh\nfor one; do case "$one" in --log-file=*) log=${one#--log-file=};; esac; done\n'
+        'case "$*" in *overrun) echo "Invalid __global__ write of size 4" > "$log"; exit;; esac\n'
+        f'echo $$ > "{begun}.new"; mv "{begun}.new" "{begun}"; exec sleep 99\n'
+    )
+    tool.chmod(0o755)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpu.memcheck", "--jobs", "1", "-k", "nested"],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": path, "COMPUTE_SANITIZER": str(tool)}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 100
+    while not begun.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(20) == 128 + signal.SIGTERM
+    tool_ended = Path(f"/proc/{begun.read_text().strip()}/stat")
+    while tool_ended.exists() and tool_ended.read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

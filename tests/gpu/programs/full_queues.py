@@ -32,6 +32,10 @@ def fill(stream: torch.cuda.Stream) -> None:
     """The stream stands still from here on, for a second after its queue is full. Another thread fills it, since who
     finds no room waits."""
     go, launched, full = threading.Event(), [], threading.Event()
+    numbers = torch.zeros(1, device="cuda")
+    with torch.cuda.stream(stream):
+        numbers.add_(1)  # a kernel's first launch loads it, and may wait for whatever runs
+    torch.cuda.synchronize()
     holding.append(HostFunction(lambda: go.wait(PATIENCE)))
     with torch.cuda.stream(stream):
         holding[-1].launch()
@@ -43,7 +47,6 @@ def fill(stream: torch.cuda.Stream) -> None:
                 numbers.add_(1)
                 launched.append(time.monotonic())
 
-    numbers = torch.zeros(1, device="cuda")
     threading.Thread(target=work).start()
     while not launched or time.monotonic() - launched[-1] < STOOD_STILL:
         time.sleep(0.01)
