@@ -22,7 +22,7 @@ from gpu.processes import say
 from wanhook import _C as native
 
 STOOD_STILL = 0.2  # seconds without a launch: the queue is full
-MOST_QUEUED = 20_000  # a queue takes about a thousand
+MOST_QUEUED = 20_000  # a made-up GPU's queue takes 1024 commands
 PATIENCE = 30.0
 
 holding = []  # host functions, as long as the driver may call them

@@ -18,7 +18,7 @@ from gpu.processes import say
 from wanhook import _C as native
 from wanhook.decorators import in_scope
 
-COUNT = 5_000  # two events each; a queue takes about a thousand
+COUNT = 5_000  # two events each; a made-up GPU's queue takes 1024 commands
 BUSY_SECONDS = 0.5  # of the host function; far more than it takes to fill the queue
 
 
