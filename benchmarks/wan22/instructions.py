@@ -18,7 +18,6 @@ import gc
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -27,9 +26,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from .. import callgrind
+
 LENGTHS = (4, 14)  # steps of a request
-ADDRESSES = 6  # GiB of a made-up device: valgrind leaves a program few
-ASK = "callgrind_control: "
 # Where the instructions of an object file belong; the first that matches. libc is apart: a copy has those of its data.
 PARTS = (
     ("wanhook", re.compile(r"/wanhook/_C\.")),
@@ -45,7 +44,6 @@ QUANTITIES = {
     "L2 misses": ("ILmr", "DLmr", "DLmw"),
 }
 CACHES = ("--cache-sim=yes", "--I1=32768,8,64", "--D1=49152,12,64", "--LL=2097152,16,64")
-_COSTS = frozenset("0123456789+-*")  # what a line of counts begins with: a line number, or the distance to the last one
 
 
 def parse() -> argparse.Namespace:
@@ -76,23 +74,22 @@ def serve_all(chosen: argparse.Namespace) -> None:
     def counters(*command: str) -> None:
         pipeline.ranks.synchronize()
         if rank == 0:
-            print(ASK + json.dumps(command), flush=True)
-            sys.stdin.readline()
+            callgrind.ask(*command)
         pipeline.ranks.synchronize()
 
     def serve(name: str, kind: type[Nothing], steps: int, *, counted: bool) -> None:
         with kind(chosen.runs / f"{name}-{steps}-{counted}", rank):
             if counted:
-                counters("-d", "between")
+                counters(*callgrind.dump())
             pipeline.generate(chosen.seed, steps)
             if counted:
-                counters("-d", f"{name}/{steps}")
+                counters(*callgrind.dump(f"{name}/{steps}"))
 
     for name, kind in kinds.items():  # each kernel's and each wrapper's first use
         serve(name, kind, LENGTHS[0], counted=False)
     gc.collect()
     gc.disable()  # a collection is as long as all that lives, and comes when it comes
-    counters("-i", "on")
+    counters(*callgrind.ON)
     for name, kind in kinds.items():
         for steps in LENGTHS:
             serve(name, kind, steps, counted=True)
@@ -112,67 +109,36 @@ def start_rank(rank: int, folder: Path, port: int, arguments: list[str]) -> subp
     """Rank 0 under callgrind, its standard input and output ours."""
     environment = {
         **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "MADE_GPU_GIB": str(ADDRESSES),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", **callgrind.ENVIRONMENT,
     }  # fmt: skip
     command = [sys.executable, "-m", "benchmarks.wan22.instructions", "--inside", *arguments]
-    caches = CACHES if "--caches" in arguments else ()
     if rank:
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    tool = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--separate-threads=yes", "--vgdb=yes",
-            "--smc-check=all-non-file", *caches, f"--callgrind-out-file={folder / 'counts'}"]  # fmt: skip
-    pipe = subprocess.PIPE
-    return subprocess.Popen([*tool, *command], env=environment, stdin=pipe, stdout=pipe, text=True)
+    caches = CACHES if "--caches" in arguments else ()
+    return callgrind.start(command, folder, environment, caches)
 
 
-def answer(process: subprocess.Popen) -> None:
-    """Does what rank 0 asks of callgrind_control until it ends."""
-    for line in process.stdout:
-        if not line.startswith(ASK):
-            continue
-        command = ["callgrind_control", *json.loads(line.removeprefix(ASK)), str(process.pid)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        process.stdin.write("\n")
-        process.stdin.flush()
+def part_of(library: str) -> str:
+    return next((part for part, form in PARTS if form.search(library)), REST)
 
 
 def counted(lines: Iterable[str]) -> dict[str, Counter]:
-    """Of one file of callgrind's: each quantity by part, without that of the functions called."""
-    names: dict[str, str] = {}
+    """Of one dump: each quantity by part, without that of the functions called."""
     found: dict[str, Counter] = {}
-    columns: dict[str, list[int]] = {}
-    part, is_call = REST, False
-    for line in lines:
-        key, _, value = line.rstrip("\n").partition("=")
-        if key in ("ob", "cob"):
-            number, _, name = value.partition(" ")
-            if name:
-                names[number] = next((part for part, form in PARTS if form.search(name)), REST)
-            if key == "ob":
-                part = names[number]
-        elif key == "calls":
-            is_call = True  # the next line has what the function called took
-        elif line.startswith("events:"):
-            events = line.split()[1:]
-            columns = {what: [events.index(each) for each in of if each in events] for what, of in QUANTITIES.items()}
-            found = {what: Counter() for what, places in columns.items() if places}
-        elif line[:1] in _COSTS:
-            if not is_call:
-                costs = [int(each) for each in line.split()[1:]]  # without zeros at the end
-                for what, of in found.items():
-                    of[part] += sum(costs[place] for place in columns[what] if place < len(costs))
-            is_call = False
+    for entry in callgrind.entries(lines):
+        for what, of in QUANTITIES.items():
+            if entry.callee is None and of[0] in entry.events:
+                costs = found.setdefault(what, Counter())
+                costs[part_of(entry.library)] += sum(entry.cost(event) for event in of)
     return found
 
 
 def read_counts(folder: Path) -> dict[str, dict[str, Counter]]:
     """Of rank 0's main thread: each quantity's counts by the name of their dump."""
     found: dict[str, dict[str, Counter]] = {}
-    for path in folder.glob("counts.*-01"):
-        lines = path.read_text(errors="replace").splitlines()
-        name = next((line for line in lines if line.startswith("desc: Trigger: dump ")), "").rpartition("dump ")[2]
-        if name and name != "between":
-            for what, counts in counted(lines).items():
-                found.setdefault(what, {})[name] = counts
+    for name, lines in callgrind.dumps(folder):
+        for what, counts in counted(lines).items():
+            found.setdefault(what, {})[name] = counts
     return found
 
 
@@ -208,17 +174,13 @@ def main() -> int:
     if chosen.inside:
         serve_all(chosen)
         return 0
-    if "MADE_GPU_SHARED" not in os.environ:
-        raise SystemExit("instructions: run it on made-up GPUs: PYTHONPATH=tests python -m made_gpu --run python -m …")
-    missing = [tool for tool in ("valgrind", "callgrind_control") if shutil.which(tool) is None]
-    if missing:
-        raise SystemExit(f"instructions: needs {' and '.join(missing)} (Debian's package valgrind)")
+    callgrind.check("instructions")
     with tempfile.TemporaryDirectory(prefix="wanhook-instructions-") as name:
         folder = Path(name)
         arguments, port = [*sys.argv[1:], "--runs", str(folder / "runs")], free_port()
         ranks = [start_rank(rank, folder, port, arguments) for rank in (1, 0)]
         try:
-            answer(ranks[1])
+            callgrind.answer(ranks[1])
             statuses = [rank.wait(60) for rank in ranks]
         finally:
             for rank in ranks:
