@@ -1,8 +1,8 @@
 """What an allocator entry costs: `python -m benchmarks.allocator_cost [--quick]`.
 
-One alloc and free of 1 MiB, from Python and (on a GPU) from C++, bare, with the gate closed, recorded, and under
-torch's own memory history and profiler. On a GPU that is three entries of the allocator's trace, on the CPU two records
-of ours.
+One alloc and free of 1 MiB, from Python and (on a GPU) from C++, with the gate closed, recorded, and under torch's own
+memory history and profiler; and bare, in a process beside, since what is attached to a process stays attached. All take
+turns. On a GPU a pair is three entries of the allocator's trace, on the CPU two records of ours.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import numpy as np
 import torch
 
 from . import native_loop
-from .rounds import Variant, figure, interleave, paired, unpaired
+from .rounds import Variant, figure, interleave, paired
 from .unit_report import Table, arguments, finish, rounds_of
 
 BYTES = 1 << 20
 BUDGET = 40.0  # ns an entry, recorded
 WARM_UP_SECONDS = 1.0
-TWIN = "--as-bare-twin"
-BARE, EMPTY = "bare, process beside", "empty tracker, process beside"
+TWIN = "--as-twin"
+BARE, EMPTY = "bare", "empty tracker"
 
 
 def pair_nanoseconds(device: str, count: int) -> float:
@@ -41,12 +41,15 @@ def pair_nanoseconds(device: str, count: int) -> float:
     return (time.perf_counter_ns() - begin) / count
 
 
-class BareTwin:
-    """Another process, to which nothing of ours was ever attached, that can be measured in turn with this one; with a
-    folder to build in, one with an empty tracker and the loop in C++."""
+class Twin:
+    """Another process, to which nothing of ours was ever attached, that can be measured in turn with this one. With a
+    folder to build in the loop is in C++, and ``empty`` attaches a tracker that does nothing."""
 
-    def __init__(self, *folder: Path) -> None:
-        command = [sys.executable, "-m", "benchmarks.allocator_cost", TWIN, *map(str, folder)]
+    def __init__(self, folder: Path | None = None, *, empty: bool = False) -> None:
+        command = [sys.executable, "-m", "benchmarks.allocator_cost", TWIN]
+        if folder:
+            folder.mkdir()
+            command += [str(folder), EMPTY if empty else BARE]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def measure(self, count: int) -> float:
@@ -55,7 +58,7 @@ class BareTwin:
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
-            raise EOFError("the bare process ended early")
+            raise EOFError("the process beside ended early")
         return float(answer)
 
     def close(self) -> None:
@@ -66,13 +69,14 @@ class BareTwin:
             self._process.kill()
 
     @staticmethod
-    def serve(device: str, *folder: str) -> None:
+    def serve(device: str, folder: str = "", kind: str = BARE) -> None:
         """The other side: answers each count on stdin with ns a pair, until stdin ends."""
         warm_up(device)
         measure = partial(pair_nanoseconds, device)
         if folder:
-            loop, attach_empty_tracker = native_loop.build(Path(folder[0]))
-            attach_empty_tracker()
+            loop, attach_empty_tracker = native_loop.build(Path(folder))
+            if kind == EMPTY:
+                attach_empty_tracker()
             measure = partial(loop, BYTES)
         for line in sys.stdin:
             print(measure(int(line)), flush=True)
@@ -124,15 +128,14 @@ def histories(measure) -> list[Variant]:
 
 @dataclass
 class Measured:
-    """ns a pair by variant and round (float64[rounds]): before anything was attached, afterwards, beside a profiler."""
+    """ns a pair by variant and round (float64[rounds]); those beside a profiler in rounds of their own."""
 
-    bare: np.ndarray
-    attached: dict[str, np.ndarray]
+    pairs: dict[str, np.ndarray]
     profiled: dict[str, np.ndarray]
 
 
 def measure_all(
-    device: str, rounds: int, count: int, folder: Path, twins: dict[str, tuple[str, BareTwin]]
+    device: str, rounds: int, count: int, folder: Path, twins: dict[str, dict[str, Twin]]
 ) -> dict[str, Measured]:
     """By where the loop is written. Python's holds what a tensor costs besides, and so more noise; C++'s is the
     allocator alone, its caches warm."""
@@ -140,62 +143,55 @@ def measure_all(
     if device == "cuda":
         loops["from C++"] = partial(native_loop.build(folder)[0], BYTES)
     warm_up(device)
-    bare = interleave([Variant(where, partial(loop, count)) for where, loop in loops.items()], rounds)
     import wanhook
 
-    # What is attached stays attached, so the bare process cannot be measured in turn with the others.
     wanhook.start(folder / "recording")
     wanhook.pause()
     found = {}
     for where, loop in loops.items():
         measure, short = partial(loop, count), partial(loop, max(count // 10, 100))
-        common = [Variant("gate closed", measure), Variant("recorded", measure, recording)]
-        if where in twins:
-            name, twin = twins[where]
-            common.append(Variant(name, partial(twin.measure, count)))
-        attached = interleave(common + (histories(measure) if device == "cuda" else []), rounds)
-        found[where] = Measured(bare[where], attached, {})
-        found[where].profiled = interleave([Variant("gate closed", short), Variant("on", short, profiler)], 5)
+        beside = [Variant(name, partial(twin.measure, count)) for name, twin in twins[where].items()]
+        ours = [Variant("gate closed", measure), Variant("recorded", measure, recording)]
+        pairs = interleave(beside + ours + (histories(measure) if device == "cuda" else []), rounds)
+        profiled = interleave([Variant("gate closed", short), Variant("on", short, profiler)], 5)
+        found[where] = Measured(pairs, profiled)
     wanhook.stop(wait=10)
     return found
 
 
 def tables(device: str, entries: int, where: str, measured: Measured) -> list[Table]:
-    attached, gate = measured.attached, measured.attached["gate closed"]
+    found, gate = measured.pairs, measured.pairs["gate closed"]
     pairs = Table(f"alloc + free of {BYTES >> 20} MiB on {device}, {where}: ns a pair")
-    for name, values in {"bare": measured.bare, **attached, "torch.profiler": measured.profiled["on"]}.items():
+    for name, values in {**found, "torch.profiler": measured.profiled["on"]}.items():
         pairs.add(name, figure(values))
     costs = Table(f"cost of one entry ({entries} a pair), {where}, ns")
-    costs.add("gate closed, over bare", unpaired(gate, measured.bare, entries))
-    costs.add("recorded, over bare", unpaired(attached["recorded"], measured.bare, entries), BUDGET)
-    if BARE in attached:
-        costs.add("recorded, over a bare process beside", paired(attached["recorded"], attached[BARE], entries))
-    if EMPTY in attached:
-        costs.add(f"{EMPTY}, over bare", unpaired(attached[EMPTY], measured.bare, entries))
-    costs.add("recorded, over gate closed", paired(attached["recorded"], gate, entries))
-    for name in attached:
+    costs.add("gate closed, over bare", paired(gate, found[BARE], entries))
+    costs.add("recorded, over bare", paired(found["recorded"], found[BARE], entries), BUDGET)
+    if EMPTY in found:
+        costs.add(f"{EMPTY}, over bare", paired(found[EMPTY], found[BARE], entries))
+    costs.add("recorded, over gate closed", paired(found["recorded"], gate, entries))
+    for name in found:
         if name.startswith("memory history"):
-            costs.add(f"{name}, over gate closed", paired(attached[name], gate, entries))
+            costs.add(f"{name}, over gate closed", paired(found[name], gate, entries))
     profiled = measured.profiled
     costs.add("torch.profiler, over gate closed", paired(profiled["on"], profiled["gate closed"], entries))
-    costs.notes.append("bare was measured first, in rounds of its own: what is attached stays attached")
+    costs.notes.append("what is bare, or has an empty tracker, is a process beside, measured in turn")
     return [pairs, costs]
 
 
 def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if TWIN in sys.argv:
-        return BareTwin.serve(device, *sys.argv[sys.argv.index(TWIN) + 1 :])
+        return Twin.serve(device, *sys.argv[sys.argv.index(TWIN) + 1 :])
     chosen = arguments(__doc__.splitlines()[0]).parse_args()
     folder = Path(tempfile.mkdtemp(prefix="wanhook-bench-", dir=chosen.dir))
-    twins = {"from Python": (BARE, BareTwin())}
+    twins = {"from Python": {BARE: Twin()}}
     if device == "cuda":
-        (folder / "twin").mkdir()
-        twins["from C++"] = (EMPTY, BareTwin(folder / "twin"))
+        twins["from C++"] = {BARE: Twin(folder / "bare"), EMPTY: Twin(folder / "empty", empty=True)}
     try:
         measured = measure_all(device, rounds_of(chosen), 1_000 if chosen.quick else 20_000, folder, twins)
     finally:
-        for _, twin in twins.values():
+        for twin in [twin for those in twins.values() for twin in those.values()]:
             twin.close()
         shutil.rmtree(folder, ignore_errors=True)
     entries = 3 if device == "cuda" else 2
