@@ -7,13 +7,12 @@ turns. On a GPU a pair is three entries of the allocator's trace, on the CPU two
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from .unit_report import Table, arguments, finish, rounds_of
 BYTES = 1 << 20
 BUDGET = 40.0  # ns an entry, recorded
 WARM_UP_SECONDS = 1.0
+LEAD_IN_SECONDS = 0.02  # of the same work before what is measured: a process that waited for its turn begins slower
 TWIN = "--as-twin"
 BARE, EMPTY = "bare", "empty tracker"
 
@@ -41,45 +41,55 @@ def pair_nanoseconds(device: str, count: int) -> float:
     return (time.perf_counter_ns() - begin) / count
 
 
-class Twin:
-    """Another process, to which nothing of ours was ever attached, that can be measured in turn with this one. With a
-    folder to build in the loop is in C++, and ``empty`` attaches a tracker that does nothing."""
+def after_lead_in(measure: Callable[[int], float], count: int) -> float:
+    until = time.monotonic() + LEAD_IN_SECONDS
+    while time.monotonic() < until:
+        measure(max(count // 20, 1))
+    return measure(count)
 
-    def __init__(self, folder: Path | None = None, *, empty: bool = False) -> None:
+
+class Twin:
+    """Another process, to which nothing of ours was ever attached, that can be measured in turn with this one.
+    ``library``: of the loop in C++, without which it is Python's; ``empty`` attaches a tracker that does nothing."""
+
+    def __init__(self, library: Path | None = None, *, empty: bool = False) -> None:
         command = [sys.executable, "-m", "benchmarks.allocator_cost", TWIN]
-        if folder:
-            folder.mkdir()
-            command += [str(folder), EMPTY if empty else BARE]
+        if library:
+            command += [str(library), EMPTY if empty else BARE]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def measure(self, count: int) -> float:
         """ns a pair over there. EOFError when the process is gone."""
-        self._process.stdin.write(f"{count}\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
+        answer = ""
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(f"{count}\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
         if not answer:
             raise EOFError("the process beside ended early")
         return float(answer)
 
     def close(self) -> None:
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
             self._process.kill()
+            self._process.wait()
 
     @staticmethod
-    def serve(device: str, folder: str = "", kind: str = BARE) -> None:
+    def serve(device: str, library: str = "", kind: str = BARE) -> None:
         """The other side: answers each count on stdin with ns a pair, until stdin ends."""
         warm_up(device)
         measure = partial(pair_nanoseconds, device)
-        if folder:
-            loop, attach_empty_tracker = native_loop.build(Path(folder))
+        if library:
+            loop, attach_empty_tracker = native_loop.load(Path(library))
             if kind == EMPTY:
                 attach_empty_tracker()
             measure = partial(loop, BYTES)
         for line in sys.stdin:
-            print(measure(int(line)), flush=True)
+            print(after_lead_in(measure, int(line)), flush=True)
 
 
 def warm_up(device: str) -> None:
@@ -134,28 +144,33 @@ class Measured:
     profiled: dict[str, np.ndarray]
 
 
-def measure_all(
-    device: str, rounds: int, count: int, folder: Path, twins: dict[str, dict[str, Twin]]
-) -> dict[str, Measured]:
+def measure_all(device: str, rounds: int, count: int, folder: Path) -> dict[str, Measured]:
     """By where the loop is written. Python's holds what a tensor costs besides, and so more noise; C++'s is the
     allocator alone, its caches warm."""
     loops: dict[str, Callable[[int], float]] = {"from Python": partial(pair_nanoseconds, device)}
+    twins = {"from Python": {BARE: Twin()}}
     if device == "cuda":
-        loops["from C++"] = partial(native_loop.build(folder)[0], BYTES)
-    warm_up(device)
-    import wanhook
+        library = native_loop.build(folder)
+        loops["from C++"] = partial(native_loop.load(library)[0], BYTES)
+        twins["from C++"] = {BARE: Twin(library), EMPTY: Twin(library, empty=True)}
+    with ExitStack() as stack:
+        for twin in [twin for those in twins.values() for twin in those.values()]:
+            stack.callback(twin.close)
+            twin.measure(1)  # when it is ready
+        warm_up(device)
+        import wanhook
 
-    wanhook.start(folder / "recording")
-    wanhook.pause()
-    found = {}
-    for where, loop in loops.items():
-        measure, short = partial(loop, count), partial(loop, max(count // 10, 100))
-        beside = [Variant(name, partial(twin.measure, count)) for name, twin in twins[where].items()]
-        ours = [Variant("gate closed", measure), Variant("recorded", measure, recording)]
-        pairs = interleave(beside + ours + (histories(measure) if device == "cuda" else []), rounds)
-        profiled = interleave([Variant("gate closed", short), Variant("on", short, profiler)], 5)
-        found[where] = Measured(pairs, profiled)
-    wanhook.stop(wait=10)
+        wanhook.start(folder / "recording")
+        wanhook.pause()
+        found = {}
+        for where, loop in loops.items():
+            measure, short = (partial(after_lead_in, loop, each) for each in (count, max(count // 10, 100)))
+            beside = [Variant(name, partial(twin.measure, count)) for name, twin in twins[where].items()]
+            ours = [Variant("gate closed", measure), Variant("recorded", measure, recording)]
+            pairs = interleave(beside + ours + (histories(measure) if device == "cuda" else []), rounds)
+            profiled = interleave([Variant("gate closed", short), Variant("on", short, profiler)], 5)
+            found[where] = Measured(pairs, profiled)
+        wanhook.stop(wait=10)
     return found
 
 
@@ -184,16 +199,8 @@ def main() -> None:
     if TWIN in sys.argv:
         return Twin.serve(device, *sys.argv[sys.argv.index(TWIN) + 1 :])
     chosen = arguments(__doc__.splitlines()[0]).parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="wanhook-bench-", dir=chosen.dir))
-    twins = {"from Python": {BARE: Twin()}}
-    if device == "cuda":
-        twins["from C++"] = {BARE: Twin(folder / "bare"), EMPTY: Twin(folder / "empty", empty=True)}
-    try:
-        measured = measure_all(device, rounds_of(chosen), 1_000 if chosen.quick else 20_000, folder, twins)
-    finally:
-        for twin in [twin for those in twins.values() for twin in those.values()]:
-            twin.close()
-        shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="wanhook-bench-", dir=chosen.dir) as folder:
+        measured = measure_all(device, rounds_of(chosen), 1_000 if chosen.quick else 20_000, Path(folder))
     entries = 3 if device == "cuda" else 2
     return finish(
         [table for where, each in measured.items() for table in tables(device, entries, where, each)], chosen.out

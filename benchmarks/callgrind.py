@@ -12,12 +12,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 ON = ("-i", "on")
 _BETWEEN = "between"  # name of a dump that nobody wants
 ENVIRONMENT = {"MADE_GPU_GIB": "6"}  # a made-up device's memory: valgrind leaves a program few addresses
+PATIENCE = 60  # seconds that callgrind_control may take
 _ASK = "callgrind_control: "
 _COSTS = frozenset("0123456789+-*")  # what a line of counts begins with: a line number, or the distance to the last one
 
@@ -63,7 +64,8 @@ def answer(process: subprocess.Popen) -> None:
         if not line.startswith(_ASK):
             continue
         command = ["callgrind_control", *json.loads(line.removeprefix(_ASK)), str(process.pid)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        nowhere = subprocess.DEVNULL
+        subprocess.run(command, check=True, timeout=PATIENCE, stdout=nowhere, stderr=nowhere)
         process.stdin.write("\n")
         process.stdin.flush()
 
@@ -77,8 +79,7 @@ def dumps(folder: Path) -> Iterator[tuple[str, list[str]]]:
             yield name, lines
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """What a function ran itself, without those that it called (``callee`` None), or what one that it called ran, all
     that was called from there included. Libraries by their paths."""
 
@@ -101,7 +102,9 @@ def entries(lines: Iterable[str]) -> Iterator[Entry]:
 
     def named(kind: str, value: str) -> str:
         number, _, name = value.partition(" ")
-        return names.setdefault((kind, number), name) if name else names.get((kind, number), "")
+        if name:
+            names[kind, number] = name
+        return names[kind, number]
 
     library = function = callee = ""
     callee_library: str | None = None  # of the next call; the caller's where it is not told

@@ -18,9 +18,8 @@ from native_build.cuda_toolkit import find_cuda_files
 SOURCE = Path(__file__).parent / "native" / "allocator_loop.cpp"
 
 
-def build(folder: Path) -> tuple[Callable[[int, int], float], Callable[[], None]]:
-    """((bytes, count) -> ns a pair, attach a tracker that does nothing). CalledProcessError when it does not compile,
-    with the compiler's words on stderr."""
+def build(folder: Path) -> Path:
+    """The library. CalledProcessError when it does not compile, with the compiler's words on stderr."""
     from torch.utils.cpp_extension import include_paths, library_paths  # says something on machines without a GPU
 
     cuda = find_cuda_files(torch.version.cuda)
@@ -31,6 +30,11 @@ def build(folder: Path) -> tuple[Callable[[int, int], float], Callable[[], None]
     command += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
     command += [f"-L{name}" for name in library_paths()] + ["-lc10_cuda", "-lc10"]
     subprocess.run(command, check=True)
+    return library
+
+
+def load(library: Path) -> tuple[Callable[[int, int], float], Callable[[], None]]:
+    """((bytes, count) -> ns a pair, attach a tracker that does nothing)."""
     loaded = ctypes.CDLL(str(library))
     loop = loaded.allocator_loop
     loop.argtypes, loop.restype = [ctypes.c_size_t, ctypes.c_long], ctypes.c_double

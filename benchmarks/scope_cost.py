@@ -120,7 +120,8 @@ def event_record_nanoseconds(rounds: int, count: int) -> np.ndarray:
 
 
 def _runtime() -> ctypes.CDLL:
-    # The libcudart that torch has loaded; a second one would not know its events. A made-up runtime is preloaded.
+    # The libcudart that torch calls; a second one would not know its events. Torch loads its own for all to see, and a
+    # made-up one is preloaded; a torch that keeps it to itself has it among the mapped files.
     if hasattr(ctypes.CDLL(None), "cudaEventRecord"):
         return ctypes.CDLL(None)
     for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():

@@ -185,6 +185,7 @@ def main() -> int:
         finally:
             for rank in ranks:
                 rank.kill()
+                rank.wait()
         if any(statuses):
             raise SystemExit(f"instructions: the ranks ended with exit status {statuses[1]} and {statuses[0]}")
         counts = read_counts(folder)
