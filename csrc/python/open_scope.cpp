@@ -74,10 +74,10 @@ void put_in_context(OpenScope* scope) {
   }
 }
 
-// `outer` is innermost again, where `scope` was.
-[[gnu::hot]] void give_way(const OpenScope* scope, OpenScope* outer) {
+// `outer` is innermost again, where others were; `in_context`: the context variable has one of those.
+[[gnu::hot]] void give_way(OpenScope* outer, bool in_context) {
   thread_state.scope = id_of(in_current_recording(outer));
-  if (scope->in_context) put_in_context(still_open_in_context(outer));
+  if (in_context) put_in_context(still_open_in_context(outer));
 }
 
 bool encloses(const OpenScope* outer, const OpenScope* inner) {
@@ -181,13 +181,17 @@ bool is_open_scope(PyObject* object) noexcept { return Py_IS_TYPE(object, &open_
   if (scope->closed) return;
   OpenScope* innermost = innermost_open();
   const bool ours = encloses(scope, innermost);
+  bool in_context = scope->in_context;
   if (ours) {
-    for (OpenScope* inner = innermost; inner != scope; inner = inner->outer) close_scope(inner, kScopeClosedByOuter);
+    for (OpenScope* inner = innermost; inner != scope; inner = inner->outer) {
+      in_context = in_context || inner->in_context;
+      close_scope(inner, kScopeClosedByOuter);
+    }
   }
   close_scope(scope, flags);
   let_go_of_closed();
   if (ours) {
-    give_way(scope, still_open(scope->outer));
+    give_way(still_open(scope->outer), in_context);
     return;
   }
   if (thread_state.scope == scope->scope.id) thread_state.scope = 0;

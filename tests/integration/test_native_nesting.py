@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import wanhook
@@ -113,6 +113,7 @@ def told_by(program, natively: bool):
         return rows(result.trace), marks(result.trace)
 
 
+@example(program=("op", [("op", [("left open", [])]), ("op", [("asyncio", [])])]))
 @given(program=programs)
 def test_natively_held_scopes_nest_as_scopes_of_python_do(program):
     held, entered = (told_by(program, natively) for natively in (True, False))
