@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -148,15 +148,19 @@ def measure_all(device: str, rounds: int, count: int, folder: Path) -> dict[str,
     """By where the loop is written. Python's holds what a tensor costs besides, and so more noise; C++'s is the
     allocator alone, its caches warm."""
     loops: dict[str, Callable[[int], float]] = {"from Python": partial(pair_nanoseconds, device)}
-    twins = {"from Python": {BARE: Twin()}}
-    if device == "cuda":
-        library = native_loop.build(folder)
-        loops["from C++"] = partial(native_loop.load(library)[0], BYTES)
-        twins["from C++"] = {BARE: Twin(library), EMPTY: Twin(library, empty=True)}
     with ExitStack() as stack:
-        for twin in [twin for those in twins.values() for twin in those.values()]:
-            stack.callback(twin.close)
-            twin.measure(1)  # when it is ready
+
+        def twin(*of, **kind) -> Twin:
+            return stack.enter_context(closing(Twin(*of, **kind)))
+
+        twins = {"from Python": {BARE: twin()}}
+        if device == "cuda":
+            library = native_loop.build(folder)
+            loops["from C++"] = partial(native_loop.load(library)[0], BYTES)
+            twins["from C++"] = {BARE: twin(library), EMPTY: twin(library, empty=True)}
+        for those in twins.values():
+            for each in those.values():
+                each.measure(1)  # when it is ready
         warm_up(device)
         import wanhook
 
@@ -165,7 +169,7 @@ def measure_all(device: str, rounds: int, count: int, folder: Path) -> dict[str,
         found = {}
         for where, loop in loops.items():
             measure, short = (partial(after_lead_in, loop, each) for each in (count, max(count // 10, 100)))
-            beside = [Variant(name, partial(twin.measure, count)) for name, twin in twins[where].items()]
+            beside = [Variant(name, partial(each.measure, count)) for name, each in twins[where].items()]
             ours = [Variant("gate closed", measure), Variant("recorded", measure, recording)]
             pairs = interleave(beside + ours + (histories(measure) if device == "cuda" else []), rounds)
             profiled = interleave([Variant("gate closed", short), Variant("on", short, profiler)], 5)
