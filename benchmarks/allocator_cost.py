@@ -1,18 +1,21 @@
 """What an allocator entry costs: `python -m benchmarks.allocator_cost [--quick]`.
 
-One alloc and free of 1 MiB, from Python and (on a GPU) from C++, with the gate closed, recorded, and under torch's own
-memory history and profiler; and bare, in a process beside, since what is attached to a process stays attached. All take
-turns. On a GPU a pair is three entries of the allocator's trace, on the CPU two records of ours.
+One alloc and free of 1 MiB, from Python and (on a GPU) from C++. With the gate closed, recorded, and under torch's own
+memory history and profiler these take turns in one process. Bare cannot: what is attached to a process stays attached,
+and two processes differ by more than an entry costs. So each of many processes is measured bare, bare again after a
+while, and then attached; what bare again differs by is what this comparison cannot tell. On a GPU a pair is three
+entries of the allocator's trace, on the CPU two records of ours.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import gc
+import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,14 +25,16 @@ import torch
 
 from . import native_loop
 from .rounds import Variant, figure, interleave, paired
+from .scope_cost import recording
 from .unit_report import Table, arguments, finish, rounds_of
 
 BYTES = 1 << 20
 BUDGET = 40.0  # ns an entry, recorded
-WARM_UP_SECONDS = 1.0
-LEAD_IN_SECONDS = 0.02  # of the same work before what is measured: a process that waited for its turn begins slower
-TWIN = "--as-twin"
-BARE, EMPTY = "bare", "empty tracker"
+WARM_UP_SECONDS = 0.5
+LEAD_IN_SECONDS = 0.02  # of the same work before what is measured: what ran in between left its caches cold
+STRETCHES = 8  # of each variant in a process that is attached to; their median counts
+BARE, AGAIN, EMPTY, CLOSED, RECORDED = "bare", "bare again", "empty tracker", "gate closed", "recorded"
+PYTHON, NATIVE = "from Python", "from C++"
 
 
 def pair_nanoseconds(device: str, count: int) -> float:
@@ -48,66 +53,19 @@ def after_lead_in(measure: Callable[[int], float], count: int) -> float:
     return measure(count)
 
 
-class Twin:
-    """Another process, to which nothing of ours was ever attached, that can be measured in turn with this one.
-    ``library``: of the loop in C++, without which it is Python's; ``empty`` attaches a tracker that does nothing."""
-
-    def __init__(self, library: Path | None = None, *, empty: bool = False) -> None:
-        command = [sys.executable, "-m", "benchmarks.allocator_cost", TWIN]
-        if library:
-            command += [str(library), EMPTY if empty else BARE]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def measure(self, count: int) -> float:
-        """ns a pair over there. EOFError when the process is gone."""
-        answer = ""
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(f"{count}\n")
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
-        if not answer:
-            raise EOFError("the process beside ended early")
-        return float(answer)
-
-    def close(self) -> None:
-        with suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    @staticmethod
-    def serve(device: str, library: str = "", kind: str = BARE) -> None:
-        """The other side: answers each count on stdin with ns a pair, until stdin ends."""
-        warm_up(device)
-        measure = partial(pair_nanoseconds, device)
-        if library:
-            loop, attach_empty_tracker = native_loop.load(Path(library))
-            if kind == EMPTY:
-                attach_empty_tracker()
-            measure = partial(loop, BYTES)
-        for line in sys.stdin:
-            print(after_lead_in(measure, int(line)), flush=True)
+def loops(device: str, library: Path | None) -> dict[str, Callable[[int], float]]:
+    """Count of pairs -> ns a pair, by where the loop is written. Python's holds what a tensor costs besides, and so
+    more noise; C++'s, of ``library``, is the allocator alone, its caches warm."""
+    found = {PYTHON: partial(pair_nanoseconds, device)}
+    return found | {NATIVE: partial(native_loop.load(library)[0], BYTES)} if library else found
 
 
 def warm_up(device: str) -> None:
+    gc.collect()
+    gc.freeze()  # each measurement collects garbage first, and torch's own objects take most of that time
     until = time.monotonic() + WARM_UP_SECONDS
     while time.monotonic() < until:
         pair_nanoseconds(device, 1_000)
-
-
-@contextmanager
-def recording() -> Iterator[None]:
-    """Opens the gate of the recording that runs."""
-    import wanhook
-
-    wanhook.resume()
-    try:
-        yield
-    finally:
-        wanhook.pause()
 
 
 @contextmanager
@@ -136,72 +94,111 @@ def histories(measure) -> list[Variant]:
     return [Variant(name, measure, partial(memory_history, *how)) for name, how in asked.items()]
 
 
-@dataclass
-class Measured:
-    """ns a pair by variant and round (float64[rounds]); those beside a profiler in rounds of their own."""
+def attached(device: str, library: Path | None, attaching: str, count: int, folder: Path) -> dict[str, dict]:
+    """ns a pair by where and variant, in this process, to which nothing was attached before. ``attaching``: EMPTY, a
+    tracker that does nothing, or CLOSED, wanhook."""
+    warm_up(device)
+    found: dict[str, dict[str, float]] = {where: {} for where in loops(device, library)}
 
-    pairs: dict[str, np.ndarray]
-    profiled: dict[str, np.ndarray]
+    def add(names: dict[str, Callable]) -> None:
+        for where, loop in loops(device, library).items():
+            measure = partial(after_lead_in, loop, count)
+            rounds = interleave([Variant(name, measure, around) for name, around in names.items()], STRETCHES)
+            found[where] |= {name: float(np.median(values)) for name, values in rounds.items()}
 
-
-def measure_all(device: str, rounds: int, count: int, folder: Path) -> dict[str, Measured]:
-    """By where the loop is written. Python's holds what a tensor costs besides, and so more noise; C++'s is the
-    allocator alone, its caches warm."""
-    loops: dict[str, Callable[[int], float]] = {"from Python": partial(pair_nanoseconds, device)}
-    with ExitStack() as stack:
-
-        def twin(*of, **kind) -> Twin:
-            return stack.enter_context(closing(Twin(*of, **kind)))
-
-        twins = {"from Python": {BARE: twin()}}
-        if device == "cuda":
-            library = native_loop.build(folder)
-            loops["from C++"] = partial(native_loop.load(library)[0], BYTES)
-            twins["from C++"] = {BARE: twin(library), EMPTY: twin(library, empty=True)}
-        for those in twins.values():
-            for each in those.values():
-                each.measure(1)  # when it is ready
-        warm_up(device)
+    add({BARE: nullcontext})
+    add({AGAIN: nullcontext})
+    if attaching == EMPTY:
+        native_loop.load(library)[1]()
+        add({EMPTY: nullcontext})
+    else:
         import wanhook
 
-        wanhook.start(folder / "recording")
+        wanhook.start(folder)
         wanhook.pause()
-        found = {}
-        for where, loop in loops.items():
-            measure, short = (partial(after_lead_in, loop, each) for each in (count, max(count // 10, 100)))
-            beside = [Variant(name, partial(each.measure, count)) for name, each in twins[where].items()]
-            ours = [Variant("gate closed", measure), Variant("recorded", measure, recording)]
-            pairs = interleave(beside + ours + (histories(measure) if device == "cuda" else []), rounds)
-            profiled = interleave([Variant("gate closed", short), Variant("on", short, profiler)], 5)
-            found[where] = Measured(pairs, profiled)
+        add({CLOSED: nullcontext, RECORDED: recording})
         wanhook.stop(wait=10)
     return found
 
 
+def in_processes(processes: int, device: str, library: Path | None, attaching: str, count: int, folder: Path):
+    """What ``attached`` found in each of so many new processes: float64[processes] by where and variant."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch"])  # a second or more for each
+    found = []
+    for number in range(processes):
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            job = pool.submit(attached, device, library, attaching, count, folder / f"{attaching} {number}")
+            found.append(job.result())
+    return {
+        where: {name: np.array([each[where][name] for each in found]) for name in names}
+        for where, names in found[0].items()
+    }
+
+
+@dataclass
+class Measured:
+    """ns a pair by variant, float64[rounds or processes]: in one process, in rounds beside a profiler, in processes
+    that wanhook or an empty tracker was attached to (none without a GPU)."""
+
+    pairs: dict[str, np.ndarray]
+    profiled: dict[str, np.ndarray]
+    ours: dict[str, np.ndarray]
+    empty: dict[str, np.ndarray]
+
+
+def measure_all(device: str, rounds: int, count: int, folder: Path) -> dict[str, Measured]:
+    """By where the loop is written."""
+    library = native_loop.build(folder) if device == "cuda" else None
+    short = max(count // 10, 100)
+    ours = in_processes(rounds, device, library, CLOSED, short, folder)
+    empty = in_processes(rounds, device, library, EMPTY, short, folder) if library else {}
+    warm_up(device)
+    import wanhook
+
+    wanhook.start(folder / "recording")
+    wanhook.pause()
+    found = {}
+    for where, loop in loops(device, library).items():
+        measure, brief = (partial(after_lead_in, loop, each) for each in (count, short))
+        variants = [Variant(CLOSED, measure), Variant(RECORDED, measure, recording)]
+        pairs = interleave(variants + (histories(measure) if device == "cuda" else []), rounds)
+        profiled = interleave([Variant(CLOSED, brief), Variant("on", brief, profiler)], 5)
+        found[where] = Measured(pairs, profiled, ours[where], empty.get(where, {}))
+    wanhook.stop(wait=10)
+    return found
+
+
 def tables(device: str, entries: int, where: str, measured: Measured) -> list[Table]:
-    found, gate = measured.pairs, measured.pairs["gate closed"]
-    pairs = Table(f"alloc + free of {BYTES >> 20} MiB on {device}, {where}: ns a pair")
+    found, gate = measured.pairs, measured.pairs[CLOSED]
+    pair = f"alloc + free of {BYTES >> 20} MiB on {device}, {where}: ns a pair"
+    turns, costs = Table(pair), Table(f"cost of one entry ({entries} a pair), {where}, ns")
     for name, values in {**found, "torch.profiler": measured.profiled["on"]}.items():
-        pairs.add(name, figure(values))
-    costs = Table(f"cost of one entry ({entries} a pair), {where}, ns")
-    costs.add("gate closed, over bare", paired(gate, found[BARE], entries))
-    costs.add("recorded, over bare", paired(found["recorded"], found[BARE], entries), BUDGET)
-    if EMPTY in found:
-        costs.add(f"{EMPTY}, over bare", paired(found[EMPTY], found[BARE], entries))
-    costs.add("recorded, over gate closed", paired(found["recorded"], gate, entries))
+        turns.add(name, figure(values))
+    apart = Table(f"{pair}, in processes of their own")
+    for name, values in {**measured.ours, **measured.empty}.items():
+        apart.add(name, figure(values))
+
+    costs.add("recorded, over gate closed", paired(found[RECORDED], gate, entries))
     for name in found:
         if name.startswith("memory history"):
             costs.add(f"{name}, over gate closed", paired(found[name], gate, entries))
     profiled = measured.profiled
-    costs.add("torch.profiler, over gate closed", paired(profiled["on"], profiled["gate closed"], entries))
-    costs.notes.append("what is bare, or has an empty tracker, is a process beside, measured in turn")
-    return [pairs, costs]
+    costs.add("torch.profiler, over gate closed", paired(profiled["on"], profiled[CLOSED], entries))
+    beside = measured.ours
+    costs.add("bare again, over bare", paired(beside[AGAIN], beside[BARE], entries))
+    if measured.empty:
+        costs.add("empty tracker, over bare", paired(measured.empty[EMPTY], measured.empty[AGAIN], entries))
+    costs.add("gate closed, over bare", paired(beside[CLOSED], beside[AGAIN], entries))
+    costs.add("recorded, over bare", paired(beside[RECORDED], beside[AGAIN], entries), BUDGET)
+    costs.notes.append(
+        "over bare: differences within processes of their own, measured bare first; the others take turns"
+    )
+    return [turns, apart, costs]
 
 
 def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if TWIN in sys.argv:
-        return Twin.serve(device, *sys.argv[sys.argv.index(TWIN) + 1 :])
     chosen = arguments(__doc__.splitlines()[0]).parse_args()
     with tempfile.TemporaryDirectory(prefix="wanhook-bench-", dir=chosen.dir) as folder:
         measured = measure_all(device, rounds_of(chosen), 1_000 if chosen.quick else 20_000, Path(folder))

@@ -25,7 +25,7 @@ import torch.distributed as dist
 from native_build.cuda_toolkit import find_cuda_files
 
 from .rounds import Variant, figure, interleave, paired, unpaired
-from .scope_cost import event_record_nanoseconds, recording
+from .scope_cost import event_records, recording, take_event_records
 from .unit_report import Table, arguments, finish, rounds_of
 
 SOURCE = Path(__file__).parent / "native" / "cold_loop.cpp"
@@ -181,7 +181,7 @@ def main() -> None:
         start_group(cuda)
         count = chosen.count or (40 if chosen.quick else 150)
         bare, measured = measure(Loops(native, cuda), betweens, rounds_of(chosen), count, folder)
-        records = event_record_nanoseconds(rounds_of(chosen), count) if cuda else None
+        records = take_event_records(interleave(event_records(count), rounds_of(chosen))) if cuda else None
         dist.destroy_process_group()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

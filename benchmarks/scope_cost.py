@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .rounds import Figure, Variant, figure, interleave, paired
+from .rounds import Variant, figure, interleave, paired
 from .unit_report import Table, arguments, finish, rounds_of
 
 BUDGET = 500.0  # ns a scope, beside its two event records
 RESOLVED_SECONDS = 0.03  # until the resolver has given the event pairs back
 WARM_UP_SECONDS = 0.5
+RECORDS, CTYPES = "two records", "two calls through ctypes"
 
 
 def nanoseconds(statement: str, names: dict, count: int) -> float:
@@ -94,8 +95,8 @@ def profiler() -> Iterator[None]:
         yield
 
 
-def event_record_nanoseconds(rounds: int, count: int) -> np.ndarray:
-    """ns of two cudaEventRecord calls (float64[rounds]): called through ctypes, less what ctypes itself takes."""
+def event_records(count: int) -> list[Variant]:
+    """Two cudaEventRecord calls on a warm pair, called through ctypes, and what ctypes itself takes."""
     runtime = _runtime()
     events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
     for event in events:
@@ -107,16 +108,21 @@ def event_record_nanoseconds(rounds: int, count: int) -> np.ndarray:
         "begin": handles[0],
         "end": handles[1],
         "stream": stream,
+        "events": events,  # alive as long as what holds their handles
     }
     if runtime.cudaEventRecord(handles[0], stream) != 0:
         raise RuntimeError("cudaEventRecord failed: its cost cannot be measured")
     statements = {
-        "records": "record(begin, stream); record(end, stream)",
-        "ctypes": "nothing(begin, stream); nothing(end, stream)",
+        RECORDS: "record(begin, stream); record(end, stream)",
+        CTYPES: "nothing(begin, stream); nothing(end, stream)",
     }
-    measures = [Variant(name, partial(nanoseconds, statement, names, count)) for name, statement in statements.items()]
-    found = interleave(measures, rounds)
-    return found["records"] - found["ctypes"]
+    return [Variant(name, partial(nanoseconds, statement, names, count)) for name, statement in statements.items()]
+
+
+def take_event_records(found: dict[str, np.ndarray]) -> np.ndarray:
+    """ns of the two calls in each round (float64[rounds]) of what was measured with ``event_records`` among it, which
+    it takes out of that."""
+    return found.pop(RECORDS) - found.pop(CTYPES)
 
 
 def _runtime() -> ctypes.CDLL:
@@ -128,11 +134,6 @@ def _runtime() -> ctypes.CDLL:
         if "libcudart" in line:
             return ctypes.CDLL(line.split(maxsplit=5)[-1])
     raise RuntimeError("libcudart is not loaded")
-
-
-def less(values: np.ndarray, base: np.ndarray) -> Figure:
-    """Difference to something measured in other rounds: its median is taken off each round."""
-    return figure(values - np.median(base))
 
 
 def untimed_table(rounds: int, count: int) -> Table:
@@ -159,14 +160,14 @@ def timed_table(rounds: int, count: int) -> Table:
     """Scopes on a GPU: two event records each. ``count`` stays low, so that the stream's queue never fills."""
     torch.ones(1, device="cuda").add_(1)
     torch.cuda.synchronize()
-    records = event_record_nanoseconds(rounds, count)
-    measured = interleave(scopes(count) + others(count), rounds)
+    measured = interleave(scopes(count) + others(count) + event_records(count), rounds)
+    records = take_event_records(measured)
     table = Table("scopes with GPU events: ns each")
     table.add("two cudaEventRecord calls", figure(records))
     for name, values in measured.items():
         table.add(name, figure(values))
     for name in ("scope, recorded", "decorated function, recorded"):
-        table.add(f"{name}, less two event records", less(measured[name], records), BUDGET)
+        table.add(f"{name}, less two event records", paired(measured[name], records), BUDGET)
     return table
 
 

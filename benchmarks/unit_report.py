@@ -60,14 +60,14 @@ def arguments(description: str) -> argparse.ArgumentParser:
     """What each benchmark of unit costs takes."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="few and short rounds: does it run, not what it costs")
-    parser.add_argument("--rounds", type=int, help="rounds of each variant (15; 3 with --quick)")
+    parser.add_argument("--rounds", type=int, help="rounds of each variant (20; 3 with --quick)")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()), help="where recordings are written")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     return parser
 
 
 def rounds_of(chosen: argparse.Namespace) -> int:
-    return chosen.rounds or (3 if chosen.quick else 15)
+    return chosen.rounds or (3 if chosen.quick else 20)
 
 
 def finish(tables: list[Table], out: Path | None) -> None:
