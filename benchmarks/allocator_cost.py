@@ -10,12 +10,10 @@ entries of the allocator's trace, on the CPU two records of ours.
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +22,8 @@ import numpy as np
 import torch
 
 from . import native_loop
-from .rounds import Variant, figure, interleave, paired
+from .processes import in_new_processes
+from .rounds import Variant, figure, interleave, medians, paired, stacked
 from .scope_cost import recording
 from .unit_report import Table, arguments, finish, rounds_of
 
@@ -94,46 +93,32 @@ def histories(measure) -> list[Variant]:
     return [Variant(name, measure, partial(memory_history, *how)) for name, how in asked.items()]
 
 
-def attached(device: str, library: Path | None, attaching: str, count: int, folder: Path) -> dict[str, dict]:
+def attached(
+    _rank: int, device: str, library: Path | None, attaching: str, count: int, folder: Path
+) -> dict[str, dict]:
     """ns a pair by where and variant, in this process, to which nothing was attached before. ``attaching``: EMPTY, a
     tracker that does nothing, or CLOSED, wanhook."""
     warm_up(device)
     found: dict[str, dict[str, float]] = {where: {} for where in loops(device, library)}
 
-    def add(names: dict[str, Callable]) -> None:
+    def add(*variants: tuple) -> None:
         for where, loop in loops(device, library).items():
             measure = partial(after_lead_in, loop, count)
-            rounds = interleave([Variant(name, measure, around) for name, around in names.items()], STRETCHES)
-            found[where] |= {name: float(np.median(values)) for name, values in rounds.items()}
+            found[where] |= medians([Variant(name, measure, *around) for name, *around in variants], STRETCHES)
 
-    add({BARE: nullcontext})
-    add({AGAIN: nullcontext})
+    add((BARE,))
+    add((AGAIN,))
     if attaching == EMPTY:
         native_loop.load(library)[1]()
-        add({EMPTY: nullcontext})
+        add((EMPTY,))
     else:
         import wanhook
 
         wanhook.start(folder)
         wanhook.pause()
-        add({CLOSED: nullcontext, RECORDED: recording})
+        add((CLOSED,), (RECORDED, recording))
         wanhook.stop(wait=10)
     return found
-
-
-def in_processes(processes: int, device: str, library: Path | None, attaching: str, count: int, folder: Path):
-    """What ``attached`` found in each of so many new processes: float64[processes] by where and variant."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch"])  # a second or more for each
-    found = []
-    for number in range(processes):
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            job = pool.submit(attached, device, library, attaching, count, folder / f"{attaching} {number}")
-            found.append(job.result())
-    return {
-        where: {name: np.array([each[where][name] for each in found]) for name in names}
-        for where, names in found[0].items()
-    }
 
 
 @dataclass
@@ -151,8 +136,13 @@ def measure_all(device: str, rounds: int, count: int, folder: Path) -> dict[str,
     """By where the loop is written."""
     library = native_loop.build(folder) if device == "cuda" else None
     short = max(count // 10, 100)
-    ours = in_processes(rounds, device, library, CLOSED, short, folder)
-    empty = in_processes(rounds, device, library, EMPTY, short, folder) if library else {}
+
+    def apart(attaching: str) -> dict[str, dict[str, np.ndarray]]:
+        jobs = [(device, library, attaching, short, folder / f"{attaching} {number}") for number in range(rounds)]
+        each = [in_new_processes(attached, *job) for job in jobs]
+        return {where: stacked([one[where] for one in each]) for where in each[0]}
+
+    ours, empty = apart(CLOSED), apart(EMPTY) if library else {}
     warm_up(device)
     import wanhook
 

@@ -49,6 +49,16 @@ def interleave(variants: list[Variant], rounds: int) -> dict[str, np.ndarray]:
     return {name: np.array(values) for name, values in found.items()}
 
 
+def medians(variants: list[Variant], rounds: int) -> dict[str, float]:
+    """ns of each variant, the median of what ``interleave`` finds: what one process of many has to say."""
+    return {name: float(np.median(values)) for name, values in interleave(variants, rounds).items()}
+
+
+def stacked(processes: list[dict[str, float]]) -> dict[str, np.ndarray]:
+    """Variant -> ns in each of the processes, float64[processes]."""
+    return {name: np.array([each[name] for each in processes]) for name in processes[0]}
+
+
 def _once(variant: Variant) -> float:
     with variant.around():
         gc.collect()
