@@ -1,15 +1,12 @@
 """What an allocator entry costs: `python -m benchmarks.allocator_cost [--quick]`.
 
 One alloc and free of 1 MiB, from Python and (on a GPU) from C++. With the gate closed, recorded, and under torch's own
-memory history and profiler these take turns in one process. Bare cannot: what is attached to a process stays attached,
-and two processes differ by more than an entry costs. So each of many processes is measured bare, bare again after a
-while, and then attached; what bare again differs by is what this comparison cannot tell. On a GPU a pair is three
-entries of the allocator's trace, on the CPU two records of ours.
+memory history and profiler these take turns in one process; over bare it is told in many processes (`attaching`). On a
+GPU a pair is three entries of the allocator's trace, on the CPU two records of ours.
 """
 
 from __future__ import annotations
 
-import gc
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +19,7 @@ import numpy as np
 import torch
 
 from . import native_loop
+from .attaching import AGAIN, BARE, CLOSED, RECORDED, STRETCHES, leave_out_of_garbage, paused_recording, table_over_bare
 from .processes import in_new_processes
 from .rounds import Variant, figure, interleave, medians, paired, stacked
 from .scope_cost import recording
@@ -31,8 +29,7 @@ BYTES = 1 << 20
 BUDGET = 40.0  # ns an entry, recorded
 WARM_UP_SECONDS = 0.5
 LEAD_IN_SECONDS = 0.02  # of the same work before what is measured: what ran in between left its caches cold
-STRETCHES = 8  # of each variant in a process that is attached to; their median counts
-BARE, AGAIN, EMPTY, CLOSED, RECORDED = "bare", "bare again", "empty tracker", "gate closed", "recorded"
+EMPTY = "empty tracker"
 PYTHON, NATIVE = "from Python", "from C++"
 
 
@@ -60,8 +57,7 @@ def loops(device: str, library: Path | None) -> dict[str, Callable[[int], float]
 
 
 def warm_up(device: str) -> None:
-    gc.collect()
-    gc.freeze()  # each measurement collects garbage first, and torch's own objects take most of that time
+    leave_out_of_garbage()
     until = time.monotonic() + WARM_UP_SECONDS
     while time.monotonic() < until:
         pair_nanoseconds(device, 1_000)
@@ -112,79 +108,61 @@ def attached(
         native_loop.load(library)[1]()
         add((EMPTY,))
     else:
-        import wanhook
-
-        wanhook.start(folder)
-        wanhook.pause()
-        add((CLOSED,), (RECORDED, recording))
-        wanhook.stop(wait=10)
+        with paused_recording(folder):
+            add((CLOSED,), (RECORDED, recording))
     return found
 
 
 @dataclass
 class Measured:
-    """ns a pair by variant, float64[rounds or processes]: in one process, in rounds beside a profiler, in processes
-    that wanhook or an empty tracker was attached to (none without a GPU)."""
+    """ns a pair by variant: in one process, in rounds beside a profiler (float64[rounds]), and by what was attached, in
+    processes of their own (float64[processes])."""
 
     pairs: dict[str, np.ndarray]
     profiled: dict[str, np.ndarray]
-    ours: dict[str, np.ndarray]
-    empty: dict[str, np.ndarray]
+    apart: dict[str, dict[str, np.ndarray]]
 
 
 def measure_all(device: str, rounds: int, count: int, folder: Path) -> dict[str, Measured]:
     """By where the loop is written."""
     library = native_loop.build(folder) if device == "cuda" else None
     short = max(count // 10, 100)
-
-    def apart(attaching: str) -> dict[str, dict[str, np.ndarray]]:
-        jobs = [(device, library, attaching, short, folder / f"{attaching} {number}") for number in range(rounds)]
-        each = [in_new_processes(attached, *job) for job in jobs]
-        return {where: stacked([one[where] for one in each]) for where in each[0]}
-
-    ours, empty = apart(CLOSED), apart(EMPTY) if library else {}
+    kinds = (CLOSED, EMPTY) if library else (CLOSED,)
+    apart: dict[str, list] = {kind: [] for kind in kinds}
+    for number in range(rounds):  # the kinds by turns, so that they can be compared
+        for kind in kinds:
+            job = (device, library, kind, short, folder / f"{kind} {number}")
+            apart[kind].append(in_new_processes(attached, *job))
     warm_up(device)
-    import wanhook
-
-    wanhook.start(folder / "recording")
-    wanhook.pause()
     found = {}
-    for where, loop in loops(device, library).items():
-        measure, brief = (partial(after_lead_in, loop, each) for each in (count, short))
-        variants = [Variant(CLOSED, measure), Variant(RECORDED, measure, recording)]
-        pairs = interleave(variants + (histories(measure) if device == "cuda" else []), rounds)
-        profiled = interleave([Variant(CLOSED, brief), Variant("on", brief, profiler)], 5)
-        found[where] = Measured(pairs, profiled, ours[where], empty.get(where, {}))
-    wanhook.stop(wait=10)
+    with paused_recording(folder / "recording"):
+        for where, loop in loops(device, library).items():
+            measure, brief = (partial(after_lead_in, loop, each) for each in (count, short))
+            variants = [Variant(CLOSED, measure), Variant(RECORDED, measure, recording)]
+            pairs = interleave(variants + (histories(measure) if device == "cuda" else []), rounds)
+            profiled = interleave([Variant(CLOSED, brief), Variant("on", brief, profiler)], 5)
+            of_kinds = {kind: stacked([each[where] for each in apart[kind]]) for kind in kinds}
+            found[where] = Measured(pairs, profiled, of_kinds)
     return found
 
 
 def tables(device: str, entries: int, where: str, measured: Measured) -> list[Table]:
     found, gate = measured.pairs, measured.pairs[CLOSED]
-    pair = f"alloc + free of {BYTES >> 20} MiB on {device}, {where}: ns a pair"
-    turns, costs = Table(pair), Table(f"cost of one entry ({entries} a pair), {where}, ns")
+    pair = f"alloc + free of {BYTES >> 20} MiB on {device}, {where}"
+    turns, costs = Table(f"{pair}: ns a pair"), Table(f"cost of one entry ({entries} a pair), {where}, ns")
     for name, values in {**found, "torch.profiler": measured.profiled["on"]}.items():
         turns.add(name, figure(values))
-    apart = Table(f"{pair}, in processes of their own")
-    for name, values in {**measured.ours, **measured.empty}.items():
-        apart.add(name, figure(values))
-
     costs.add("recorded, over gate closed", paired(found[RECORDED], gate, entries))
     for name in found:
         if name.startswith("memory history"):
             costs.add(f"{name}, over gate closed", paired(found[name], gate, entries))
     profiled = measured.profiled
     costs.add("torch.profiler, over gate closed", paired(profiled["on"], profiled[CLOSED], entries))
-    beside = measured.ours
-    costs.add("bare again, over bare", paired(beside[AGAIN], beside[BARE], entries))
-    if measured.empty:
-        costs.add("empty tracker, over bare", paired(measured.empty[EMPTY], measured.empty[AGAIN], entries))
-    costs.add("gate closed, over bare", paired(beside[CLOSED], beside[AGAIN], entries))
-    costs.add("recorded, over bare", paired(beside[RECORDED], beside[AGAIN], entries), BUDGET)
-    costs.notes.append(
-        "over bare: differences within processes of their own, measured bare first; the others take turns"
-    )
-    return [turns, apart, costs]
+    beside = [
+        table_over_bare(f"{pair}, {entries} entries: {'wanhook' if kind == CLOSED else kind}", found, entries, BUDGET)
+        for kind, found in measured.apart.items()
+    ]
+    return [turns, costs, *beside]
 
 
 def main() -> None:

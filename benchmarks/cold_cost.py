@@ -134,7 +134,8 @@ Measured = dict[str, np.ndarray]  # ns by variant, float64[rounds]
 
 
 def measure(loops: Loops, betweens: dict[str, Between], rounds: int, count: int, folder: Path) -> tuple[dict, dict]:
-    """({operation: {how: ns of the bare one}}, {operation: {how: ns by variant}}). A scope has no bare one."""
+    """({operation: {how: ns of the bare one}}, {operation: {how: ns by variant}}). A scope has no bare one; the others'
+    comes first, so that what the machine changes meanwhile is in what is over bare."""
     bare_loops = {"alloc and free": loops.allocator, "collective": loops.collective}
     names = [(what, how) for what in bare_loops for how in betweens]
     variants = [Variant(f"{what} {how}", partial(bare_loops[what], count, betweens[how])) for what, how in names]

@@ -1,14 +1,13 @@
 """What a collective costs on the host: `python -m benchmarks.collective_cost [--quick] [--world-size N]`.
 
 A sync `dist.all_to_all_single`, host time of the call alone. With the gate closed, recorded, and under torch.profiler
-it takes turns; bare, bare again after a while and then attached it is measured in many processes, as an allocator entry
-is (allocator_cost). One process a rank, started from here; NCCL on GPUs, else gloo.
+it takes turns; over bare it is told in many processes (`attaching`). One process a rank, started from here; NCCL on
+GPUs, else gloo.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from .attaching import AGAIN, BARE, CLOSED, RECORDED, STRETCHES, leave_out_of_garbage, paused_recording, table_over_bare
 from .processes import in_new_processes
 from .rounds import Variant, figure, interleave, medians, paired, stacked
 from .scope_cost import event_records, recording, take_event_records
@@ -28,14 +28,15 @@ from .unit_report import Table, arguments, finish, rounds_of
 
 BUDGET = 1_000.0  # ns a collective, beside its two event records
 BYTES = 1 << 16
-STRETCHES = 8  # of each variant in a process that is attached to; their median counts
-BARE, AGAIN, CLOSED, RECORDED = "bare", "bare again", "gate closed", "recorded"
+LEAD_IN = 50  # calls before those that are measured
 RECORDS, OFF, PROFILED = "two cudaEventRecord calls", "profiler off", "torch.profiler"
 
 
 def call_nanoseconds(output: torch.Tensor, source: torch.Tensor, count: int) -> float:
     """ns until a call is back. ``count`` stays low, so that the stream's queue never fills and the host never waits."""
     exchange = dist.all_to_all_single
+    for _ in range(LEAD_IN):
+        exchange(output, source)
     begin = time.perf_counter_ns()
     for _ in range(count):
         exchange(output, source)
@@ -62,8 +63,7 @@ def group_of(rank: int, world_size: int, store: Path) -> Iterator[torch.device]:
     device = torch.device("cuda", rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    gc.collect()
-    gc.freeze()  # each measurement collects garbage first, and torch's own objects take most of that time
+    leave_out_of_garbage()
     dist.init_process_group("nccl" if cuda else "gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
     yield device
     dist.destroy_process_group()
@@ -80,35 +80,26 @@ def attached(rank: int, world_size: int, count: int, folder: Path) -> dict[str, 
         measure = measure_of(device, world_size, count)
         found = medians([Variant(BARE, measure)], STRETCHES)
         found |= medians([Variant(AGAIN, measure)], STRETCHES)
-        import wanhook
-
-        wanhook.start(folder / "recording")
-        wanhook.pause()
-        found |= medians([Variant(CLOSED, measure), Variant(RECORDED, measure, recording)], STRETCHES)
-        wanhook.stop(wait=10)
+        with paused_recording(folder / "recording"):
+            found |= medians([Variant(CLOSED, measure), Variant(RECORDED, measure, recording)], STRETCHES)
     return found
 
 
 def in_turn(rank: int, world_size: int, rounds: int, count: int, folder: Path) -> dict[str, np.ndarray]:
     """ns a call by variant, float64[rounds]; all variants in the same order on every rank."""
-    with group_of(rank, world_size, folder / "store") as device:
+    with group_of(rank, world_size, folder / "store") as device, paused_recording(folder / "recording"):
         measure, cuda = measure_of(device, world_size, count), device.type == "cuda"
-        import wanhook
-
-        wanhook.start(folder / "recording")
-        wanhook.pause()
         variants = [Variant(CLOSED, measure), Variant(RECORDED, measure, recording)]
         found = interleave(variants + (event_records(count) if cuda else []), rounds)
         if cuda:
             found[RECORDS] = take_event_records(found)
         # Last: CUPTI leaves a process slower once it was in use.
         found |= interleave([Variant(OFF, measure), Variant(PROFILED, measure, profiler)], max(rounds // 2, 3))
-        wanhook.stop(wait=10)
     return found
 
 
-def table_of(title: str, turns: dict[str, np.ndarray], apart: dict[str, np.ndarray]) -> Table:
-    table = Table(title)
+def table_of(title: str, turns: dict[str, np.ndarray]) -> Table:
+    table = Table(f"{title}, ns a call")
     for name in (CLOSED, RECORDED):
         table.add(name, figure(turns[name]))
     over = turns[RECORDED] - turns[CLOSED]
@@ -119,9 +110,6 @@ def table_of(title: str, turns: dict[str, np.ndarray], apart: dict[str, np.ndarr
     else:
         table.add(f"{RECORDED}, over {CLOSED}", figure(over), BUDGET)
     table.add(f"{PROFILED}, over {CLOSED}", paired(turns[PROFILED], turns[OFF]))
-    table.add(f"{BARE}, in processes of its own", figure(apart[BARE]))
-    for name, base in ((AGAIN, BARE), (CLOSED, AGAIN), (RECORDED, AGAIN)):
-        table.add(f"{name}, over {BARE}", paired(apart[name], apart[base]))
     return table
 
 
@@ -134,13 +122,14 @@ def main() -> int:
 
     def run(job, *arguments) -> dict:
         with tempfile.TemporaryDirectory(prefix="wanhook-bench-", dir=chosen.dir) as folder:
-            return in_new_processes(job, ranks, *arguments, Path(folder), ranks=ranks)
+            store = Path(folder).resolve()  # of the URL of the ranks' store
+            return in_new_processes(job, ranks, *arguments, store, ranks=ranks, patience=60 + 5 * rounds)
 
     turns = run(in_turn, rounds, count)
     apart = stacked([run(attached, count) for _ in range(rounds)])
     backend = "nccl" if cuda else "gloo"
-    title = f"sync all_to_all_single of {BYTES >> 10} KiB a rank, {backend}, {ranks} rank(s): host ns a call"
-    finish([table_of(title, turns, apart)], chosen.out)
+    title = f"sync all_to_all_single of {BYTES >> 10} KiB a rank, {backend}, {ranks} rank(s), host"
+    finish([table_of(title, turns), table_over_bare(title, apart)], chosen.out)
     return 0
 
 

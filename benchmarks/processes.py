@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
@@ -13,7 +14,8 @@ FAREWELL = 5.0  # seconds that one may take to end once it has answered
 
 
 def in_new_processes(job: Callable[..., Any], *arguments, ranks: int = 1, patience: float = PATIENCE) -> Any:
-    """What ``job(rank, *arguments)`` returns on rank 0; every rank is a process of its own, and none outlives the call.
+    """What ``job(rank, *arguments)`` returns on rank 0; every rank is a process of its own, and none outlives the call,
+    nor its ``patience`` (seconds) where the caller is killed.
 
     They are forked from a server that has imported torch and nothing else, which spares each a second or more; ``job``
     and what goes in and out of it must pickle. RuntimeError when a rank fails, ends early or takes too long.
@@ -24,7 +26,7 @@ def in_new_processes(job: Callable[..., Any], *arguments, ranks: int = 1, patien
     try:
         for rank in range(ranks):
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=_answer, args=(sender, job, rank, *arguments))
+            process = context.Process(target=_answer, args=(sender, patience, job, rank, *arguments))
             process.start()
             processes.append(process)
             sender.close()  # so that the end of the process is the end of the pipe
@@ -51,10 +53,12 @@ def _answers(receivers: list[Connection], deadline: float) -> list:
             rank = receivers.index(receiver)
             try:
                 found[rank] = receiver.recv()
-            except EOFError:
+            except (EOFError, OSError):
                 raise RuntimeError(f"rank {rank} ended without an answer") from None
     return [found[rank] for rank in range(len(receivers))]
 
 
-def _answer(sender: Connection, job: Callable[..., Any], rank: int, *arguments) -> None:
+def _answer(sender: Connection, patience: float, job: Callable[..., Any], rank: int, *arguments) -> None:
+    # The alarm's default is death. A thread that watched the caller instead would be one more than a bare process has.
+    signal.setitimer(signal.ITIMER_REAL, patience)
     sender.send(job(rank, *arguments))

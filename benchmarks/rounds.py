@@ -37,12 +37,14 @@ class Figure:
 def interleave(variants: list[Variant], rounds: int) -> dict[str, np.ndarray]:
     """ns of each variant in each round (float64[rounds]). One more round goes ahead, to warm up, and is not kept.
 
-    The order rotates by one a round, so that no variant always follows the same other one.
+    The order is another one each round, so that no variant always follows the same other one, and the same in every
+    process, so that ranks meet in their collectives.
     """
     found: dict[str, list[float]] = {variant.name: [] for variant in variants}
+    orders = np.random.default_rng(0)
     for number in range(-1, rounds):
-        shift = number % len(variants)
-        for variant in variants[shift:] + variants[:shift]:
+        for at in orders.permutation(len(variants)):
+            variant = variants[at]
             value = _once(variant)
             if number >= 0:
                 found[variant.name].append(value)

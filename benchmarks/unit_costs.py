@@ -1,7 +1,8 @@
 """Unit costs of recording, beside torch's own tools: `python -m benchmarks.unit_costs [--quick] [--out FILE]`.
 
 Each part runs in a process of its own, because what wanhook attaches stays attached; within a part the variants are
-measured in turn. Times in ns, medians over rounds with 95 % bounds; the budgets are the design's.
+measured in turn, but for what is bare (`attaching`). Times in ns, medians over rounds with 95 % bounds; the budgets are
+the design's.
 """
 
 from __future__ import annotations

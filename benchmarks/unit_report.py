@@ -13,21 +13,26 @@ from .rounds import Figure
 
 @dataclass(frozen=True)
 class Line:
-    """One figure in ns. ``budget``: what the design allows, None where it says nothing."""
+    """One figure in ns. ``budget``: what the design allows, None where it says nothing. ``control``: what the same
+    measurement finds where nothing differs."""
 
     what: str
     figure: Figure
     budget: float | None = None
+    control: Figure | None = None
 
     @property
     def verdict(self) -> str:
-        """ "pass" or "miss" when the whole interval is on one side of the budget, else "unclear"; "" without one. What
-        saves as much as the budget allows is unclear too: recording makes nothing faster, so the machine did."""
+        """ "pass" or "miss" when the whole interval, wider by the control's farther end on both sides, lies on one side
+        of the budget, else "unclear"; "" without one. What saves as much as the budget allows is unclear too: recording
+        makes nothing faster, so the machine did."""
         if self.budget is None:
             return ""
-        if self.figure.high < -self.budget:
+        doubt = max(abs(self.control.low), abs(self.control.high)) if self.control else 0.0
+        low, high = self.figure.low - doubt, self.figure.high + doubt
+        if high < -self.budget:
             return "unclear"
-        return "pass" if self.figure.high <= self.budget else "miss" if self.figure.low > self.budget else "unclear"
+        return "pass" if high <= self.budget else "miss" if low > self.budget else "unclear"
 
 
 @dataclass
@@ -38,8 +43,8 @@ class Table:
     lines: list[Line] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, what: str, figure: Figure, budget: float | None = None) -> None:
-        self.lines.append(Line(what, figure, budget))
+    def add(self, what: str, figure: Figure, budget: float | None = None, control: Figure | None = None) -> None:
+        self.lines.append(Line(what, figure, budget, control))
 
     def text(self) -> str:
         width = max([len(line.what) for line in self.lines], default=0)

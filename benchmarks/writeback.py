@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .allocator_cost import BYTES, recording, warm_up
+from .allocator_cost import BYTES, warm_up
+from .scope_cost import recording
 from .unit_report import arguments, write_json
 
 WRITER_SECONDS = 10.0
