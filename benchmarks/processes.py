@@ -15,7 +15,7 @@ FAREWELL = 5.0  # seconds that one may take to end once it has answered
 
 def in_new_processes(job: Callable[..., Any], *arguments, ranks: int = 1, patience: float = PATIENCE) -> Any:
     """What ``job(rank, *arguments)`` returns on rank 0; every rank is a process of its own, and none outlives the call,
-    nor its ``patience`` (seconds) where the caller is killed.
+    nor its ``patience`` (seconds) by much where the caller is killed.
 
     They are forked from a server that has imported torch and nothing else, which spares each a second or more; ``job``
     and what goes in and out of it must pickle. RuntimeError when a rank fails, ends early or takes too long.
@@ -59,6 +59,7 @@ def _answers(receivers: list[Connection], deadline: float) -> list:
 
 
 def _answer(sender: Connection, patience: float, job: Callable[..., Any], rank: int, *arguments) -> None:
-    # The alarm's default is death. A thread that watched the caller instead would be one more than a bare process has.
-    signal.setitimer(signal.ITIMER_REAL, patience)
+    # The alarm's default is death, and it comes later than the caller's own end of patience. A thread that watched the
+    # caller instead would be one more than a bare process has.
+    signal.setitimer(signal.ITIMER_REAL, patience + FAREWELL)
     sender.send(job(rank, *arguments))
